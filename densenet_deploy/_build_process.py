@@ -1,0 +1,144 @@
+"""The child process of `build`: compiles one ONNX file and reports by JSON lines.
+
+Run as `python -m densenet_deploy._build_process REQUEST`. Standard output carries one line for
+each finished step (`{"step": phase}`) and for an error the user can act on; standard error is the
+builder's log.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from densenet_deploy import _tensorrt
+from densenet_deploy.errors import BuildError, DeployError
+from densenet_deploy.recipe import BuildConfig
+
+
+def compile_engine(model: Path, config: BuildConfig, on_step: Callable[[str], None]) -> bytes:
+    """Parses and compiles in this process.
+
+    Args:
+        model: ONNX file; its weights may lie in files beside it.
+        config: What to compile for.
+        on_step: Called with the name of the phase of each finished step.
+
+    Raises:
+        BuildError: Carries the parser's errors or the builder's log.
+        BackendError: The backend cannot run here.
+    """
+    trt = _tensorrt.load(config.backend)
+    logger = _tensorrt.collecting_logger(trt, sys.stderr)
+    subject = f"{config.backend} {_tensorrt.version(trt)} cannot"
+    builder = trt.Builder(logger)
+    network = builder.create_network(_tensorrt.network_flags(trt))
+    parser = trt.OnnxParser(network, logger)
+    if not parser.parse_from_file(str(model)):
+        errors = [parser.get_error(index) for index in range(parser.num_errors)]
+        raise BuildError.collect(f"{subject} parse the model", [_describe(e) for e in errors])
+
+    settings = builder.create_builder_config()
+    settings.progress_monitor = _monitor(trt, on_step)
+    if hasattr(settings, "num_compute_capabilities"):
+        _set_targets(trt, settings, config.compute_capabilities)
+    _add_profile(builder, settings, network, config.batch)
+    plan = builder.build_serialized_network(network, settings)
+    if plan is None:
+        raise BuildError.collect(f"{subject} build the engine", logger.errors or [*logger.tail])
+    return bytes(plan)
+
+
+def _describe(error: Any) -> str:
+    node = f"node {error.node_name()!r} ({error.node_operator()}): " if error.node_name() else ""
+    return f"{node}{error.desc().strip()}"
+
+
+def _set_targets(trt: ModuleType, settings: Any, capabilities: tuple[str, ...]) -> None:
+    targets = [_tensorrt.compute_capability(trt, capability) for capability in capabilities]
+    settings.num_compute_capabilities = len(targets)
+    for index, target in enumerate(targets):
+        if not settings.set_compute_capability(target, index):
+            raise BuildError(f"TensorRT-RTX refused compute capability {capabilities[index]}")
+
+
+def _add_profile(builder: Any, settings: Any, network: Any, batch: tuple[int, int, int]) -> None:
+    """One optimization profile over every input with a dynamic batch (dimension 0)."""
+    low, best, high = batch
+    if not 1 <= low <= best <= high:
+        raise BuildError(f"batch {low},{best},{high}", expected="1 <= min <= opt <= max")
+    profile = builder.create_optimization_profile()
+    problems, dynamic = [], False
+    for tensor in (network.get_input(index) for index in range(network.num_inputs)):
+        shape = tuple(tensor.shape)
+        if -1 in shape[1:]:
+            problems.append(
+                f"input {tensor.name!r} has shape {shape}; only dimension 0 may be dynamic"
+            )
+        elif shape[:1] == (-1,):
+            dynamic = True
+            profile.set_shape(tensor.name, *((size, *shape[1:]) for size in batch))
+        elif shape and (low, high) != (shape[0], shape[0]):
+            problems.append(
+                f"input {tensor.name!r} has the static batch size {shape[0]}, the configuration "
+                f"asks for {low},{best},{high} (min, opt, max)"
+            )
+    if problems:
+        raise BuildError.collect("the model does not fit the batch sizes", problems)
+    if dynamic and settings.add_optimization_profile(profile) < 0:
+        raise BuildError(f"the builder refused an optimization profile of batch {batch}")
+
+
+def _monitor(trt: ModuleType, on_step: Callable[[str], None]) -> Any:
+    base: Any = trt.IProgressMonitor
+
+    class Monitor(base):  # type: ignore[misc]
+        def __init__(self) -> None:
+            base.__init__(self)
+
+        def phase_start(self, phase: str, parent: str | None, steps: int) -> None: ...
+
+        def step_complete(self, phase: str, step: int) -> bool:
+            on_step(phase)
+            return True
+
+        def phase_finish(self, phase: str) -> None: ...
+
+    return Monitor()
+
+
+def main() -> None:
+    """Serves the request in `sys.argv[1]`: {"model": path, "engine": path, "config": {...}}."""
+    with contextlib.suppress(ImportError):  # POSIX only: a crash shall leave no core file
+        import resource
+
+        resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))
+    events = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)  # what a library prints belongs to the log
+
+    def tell(**event: str) -> None:
+        events.write(json.dumps(event) + "\n")
+        events.flush()
+
+    request = json.loads(sys.argv[1])
+    fields: dict[str, Any] = {
+        key: tuple(value) if isinstance(value, list) else value
+        for key, value in request["config"].items()
+    }
+    try:
+        plan = compile_engine(
+            Path(request["model"]), BuildConfig(**fields), lambda phase: tell(step=phase)
+        )
+        Path(request["engine"]).write_bytes(plan)
+    except DeployError as error:
+        kind = type(error).__name__
+        tell(error=kind, found=error.found, expected=error.expected, remedy=error.remedy)
+
+
+if __name__ == "__main__":
+    main()

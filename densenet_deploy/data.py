@@ -1,0 +1,219 @@
+"""Real images for calibration, training and tests, as 8-bit arrays with labels.
+
+Fashion-MNIST is read with numpy alone, so a serving host can verify itself; CIFAR, SVHN and their
+downloads come from torchvision.
+"""
+
+from __future__ import annotations
+
+import gzip
+import struct
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from densenet_deploy import preprocess
+from densenet_deploy.errors import DataError, MissingDependencyError
+from densenet_deploy.preprocess import Preprocessing
+from densenet_deploy.recipe import DataConfig
+
+Split = Literal["train", "test"]
+
+ASSETS = Path(__file__).parent / "assets"
+FASHION_MNIST_CLASSES = (
+    "T-shirt/top",
+    "Trouser",
+    "Pullover",
+    "Dress",
+    "Coat",
+    "Sandal",
+    "Shirt",
+    "Sneaker",
+    "Bag",
+    "Ankle boot",
+)
+_FASHION_MNIST_PLACES = (
+    Path("/usr/share/datasets/fashion-mnist"),  # Debian package dataset-fashion-mnist
+    Path.home() / ".cache" / "densenet-deploy" / "FashionMNIST" / "raw",
+)
+_CACHE = Path.home() / ".cache" / "densenet-deploy"
+
+
+@dataclass(frozen=True)
+class ImageSet:
+    """Images after geometry, before normalisation.
+
+    Attributes:
+        pixels: uint8 (N, height, width, channels).
+        labels: int64 (N,), indices into `classes`; -1 where unknown.
+        classes: Class names.
+        source: What the images are, for records.
+    """
+
+    pixels: NDArray[np.uint8]
+    labels: NDArray[np.int64]
+    classes: tuple[str, ...]
+    source: str
+
+    def __len__(self) -> int:
+        return len(self.pixels)
+
+    def take(self, count: int) -> ImageSet:
+        """The first `count` images; all for 0.
+
+        Raises:
+            DataError: There are fewer.
+        """
+        if count > len(self):
+            raise DataError(
+                f"{self.source} has {len(self)} images", expected=f"at least {count}"
+            )
+        end = count or len(self)
+        return ImageSet(self.pixels[:end], self.labels[:end], self.classes, self.source)
+
+
+def load(config: DataConfig, split: Split, preprocessing: Preprocessing) -> ImageSet:
+    """The images of one split.
+
+    Raises:
+        DataError: The data set is not where it is looked for, or damaged.
+        MissingDependencyError: It needs torchvision.
+    """
+    if config.name == "fashion-mnist":
+        sample = config.sample and not config.directory
+        images = _fashion_mnist_sample(split) if sample else _fashion_mnist(config.directory, split)
+    elif config.name == "folder":
+        images = _folder(config.directory, split, preprocessing)
+    elif config.name == "synthetic":
+        images = synthetic(512, preprocessing)
+    else:
+        images = _torchvision(config, split)
+    return images.take(config.test_images) if split == "test" else images
+
+
+def synthetic(count: int, preprocessing: Preprocessing, seed: int = 0) -> ImageSet:
+    """Seeded images for timing and for calibrating weights nobody trained.
+
+    Coarse random colour fields plus noise: like photographs, neighbouring pixels are correlated.
+    """
+    generator = np.random.default_rng(seed)
+    height, width, channels = preprocessing.height, preprocessing.width, preprocessing.channels
+    coarse = generator.uniform(0, 255, (count, -(-height // 8), -(-width // 8), channels))
+    fields = coarse.repeat(8, axis=1).repeat(8, axis=2)[:, :height, :width]
+    noise = generator.normal(0, 16, fields.shape)
+    pixels = np.clip(fields + noise, 0, 255).astype(np.uint8)
+    return ImageSet(pixels, np.full(count, -1, np.int64), (), f"synthetic images, seed {seed}")
+
+
+def _fashion_mnist_sample(split: Split) -> ImageSet:
+    with np.load(ASSETS / "fashion_mnist_sample.npz", allow_pickle=False) as sample:
+        pixels, labels = sample[f"{split}_pixels"], sample[f"{split}_labels"]
+    source = f"Fashion-MNIST sample, {len(pixels)} {split} images"
+    return ImageSet(pixels[..., None], labels.astype(np.int64), FASHION_MNIST_CLASSES, source)
+
+
+def _fashion_mnist(directory: str, split: Split) -> ImageSet:
+    places = (Path(directory),) if directory else _FASHION_MNIST_PLACES
+    prefix = "train" if split == "train" else "t10k"
+    for place in places:
+        images = _first_file(place, f"{prefix}-images-idx3-ubyte")
+        labels = _first_file(place, f"{prefix}-labels-idx1-ubyte")
+        if images and labels:
+            pixels, targets = read_idx(images), read_idx(labels).astype(np.int64)
+            if pixels.shape[1:] != (28, 28) or targets.shape != pixels.shape[:1]:
+                raise DataError(f"{place}: {pixels.shape} images and {targets.shape} labels")
+            source = f"Fashion-MNIST, {len(pixels)} {split} images"
+            return ImageSet(pixels[..., None], targets, FASHION_MNIST_CLASSES, source)
+    if directory:
+        raise DataError(
+            f"no Fashion-MNIST files in {directory}", expected=f"{prefix}-images-idx3-ubyte[.gz]"
+        )
+    _torchvision_dataset("FashionMNIST", split, str(_CACHE))
+    return _fashion_mnist(str(_FASHION_MNIST_PLACES[1]), split)
+
+
+def _first_file(directory: Path, stem: str) -> Path | None:
+    candidates = (directory / stem, directory / f"{stem}.gz")
+    return next((path for path in candidates if path.is_file()), None)
+
+
+def read_idx(path: Path) -> NDArray[np.uint8]:
+    """Reads an IDX file of unsigned bytes (the MNIST format), gzipped or not.
+
+    Raises:
+        DataError: The header or the length is not that of an IDX file.
+    """
+    try:
+        raw = path.read_bytes()
+        raw = gzip.decompress(raw) if raw[:2] == b"\x1f\x8b" else raw
+        zero, kind, dimensions = struct.unpack(">HBB", raw[:4])
+        if (zero, kind) != (0, 8):
+            raise ValueError(f"it begins with {raw[:4].hex()}, unsigned bytes with 000008")
+        shape = struct.unpack(f">{dimensions}I", raw[4 : 4 + 4 * dimensions])
+        return np.frombuffer(raw, np.uint8, offset=4 + 4 * dimensions).reshape(shape)
+    except (OSError, EOFError, zlib.error, struct.error, ValueError) as error:
+        raise DataError(f"{path} is not a readable IDX file ({error})") from None
+
+
+def _folder(directory: str, split: Split, preprocessing: Preprocessing) -> ImageSet:
+    """DIRECTORY/train/CLASS/* and DIRECTORY/test/CLASS/* (or val/)."""
+    names = ("train",) if split == "train" else ("test", "val")
+    root = next((Path(directory) / n for n in names if (Path(directory) / n).is_dir()), None)
+    if not directory or root is None:
+        raise DataError(
+            f"no folder {' or '.join(names)} in {directory or 'data.directory'}",
+            expected="DIRECTORY/train/CLASS/image files and DIRECTORY/test/CLASS/image files",
+        )
+    classes = tuple(sorted(path.name for path in root.iterdir() if path.is_dir()))
+    files = [
+        (path, index)
+        for index, name in enumerate(classes)
+        for path in sorted((root / name).iterdir())
+        if path.is_file()
+    ]
+    if not files:
+        raise DataError(f"{root} holds no images", expected="one sub-folder of images per class")
+    pixels = np.stack([preprocessing.read(path) for path, _ in files])
+    labels = np.asarray([index for _, index in files], np.int64)
+    return ImageSet(pixels, labels, classes, f"{root.name} images of {root.parent.name}")
+
+
+def _torchvision(config: DataConfig, split: Split) -> ImageSet:
+    name = {"cifar10": "CIFAR10", "cifar100": "CIFAR100", "svhn": "SVHN"}[config.name]
+    dataset = _torchvision_dataset(name, split, config.directory or str(_CACHE))
+    pixels, labels = np.asarray(dataset.data), getattr(dataset, "labels", None)
+    if labels is None:
+        labels = dataset.targets
+    else:  # SVHN stores channels first
+        pixels = pixels.transpose(0, 2, 3, 1)
+    classes = tuple(getattr(dataset, "classes", None) or map(str, range(10)))
+    source = f"{name}, {len(pixels)} {split} images"
+    return ImageSet(np.ascontiguousarray(pixels), np.asarray(labels, np.int64), classes, source)
+
+
+def _torchvision_dataset(name: str, split: Split, root: str):  # type: ignore[no-untyped-def]
+    try:
+        from torchvision import datasets
+    except ImportError:
+        raise MissingDependencyError("torchvision", "export", f"reading {name}") from None
+    which = {"split": split} if name == "SVHN" else {"train": split == "train"}
+    try:
+        return getattr(datasets, name)(root, download=True, **which)
+    except (RuntimeError, OSError) as error:
+        raise DataError(
+            f"{name} is not in {root} and could not be downloaded ({str(error)[:120]})",
+            remedy="point data.directory at a copy, or connect to a network"
+            + (" or install Debian's dataset-fashion-mnist" if name == "FashionMNIST" else ""),
+        ) from None
+
+
+PREPROCESSING = {
+    "fashion-mnist": preprocess.FASHION_MNIST,
+    "cifar10": preprocess.CIFAR10,
+    "cifar100": preprocess.CIFAR100,
+    "svhn": preprocess.SVHN,
+}

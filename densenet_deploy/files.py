@@ -1,0 +1,82 @@
+"""Writing without losing earlier work: a temporary sibling first, then one rename."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from densenet_deploy.errors import DeployError
+
+
+@contextmanager
+def replacing_file(path: Path) -> Iterator[Path]:
+    """Yields a temporary sibling to write; it becomes `path` only if the block succeeds.
+
+    The bytes are on disk before the rename, so a kill at any moment leaves the old file or the
+    new one, never half of one.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    os.close(descriptor)
+    temporary = Path(name)
+    try:
+        yield temporary
+        with temporary.open("rb") as stream:
+            os.fsync(stream.fileno())
+        temporary.chmod(0o666 & ~_umask())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def replacing_directory(path: Path, marker: str) -> Iterator[Path]:
+    """Yields a temporary sibling directory; it becomes `path` only if the block succeeds.
+
+    Args:
+        path: The directory to create or replace.
+        marker: A file name that an existing `path` must hold to be replaced, so that a mistyped
+            output path never wipes somebody's folder.
+
+    Raises:
+        DeployError: `path` exists, is not empty and lacks `marker`.
+    """
+    if path.exists() and not (path.is_dir() and (_empty(path) or (path / marker).is_file())):
+        raise DeployError(
+            f"{path} exists and holds other files",
+            expected=f"a new or empty directory, or one that holds {marker}",
+            remedy="choose another output directory",
+        )
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+    temporary.chmod(0o777 & ~_umask())
+    try:
+        yield temporary
+        retired = temporary.with_name(temporary.name + ".old")
+        if path.exists():
+            os.replace(path, retired)
+        os.replace(temporary, path)
+        shutil.rmtree(retired, ignore_errors=True)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def sha256(path: Path) -> str:
+    """Hexadecimal SHA-256 of a file's bytes."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _empty(path: Path) -> bool:
+    return not any(path.iterdir())
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

@@ -1,0 +1,65 @@
+"""Precision lives in the graph: FP16 as half initializers and casts, INT8 as explicit Q/DQ.
+
+TensorRT 11 and TensorRT-RTX build strongly typed networks only, so this is the one place where
+precision is decided; the builder has no say.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+from onnx_ir.passes.common import RemoveUnusedNodesPass
+
+from densenet_deploy.errors import DataError
+from densenet_deploy.progress import Track, silent
+from densenet_deploy.quantize.calibrate import activation_ranges
+from densenet_deploy.quantize.half import to_half
+from densenet_deploy.quantize.qdq import insert_qdq, quantizable
+from densenet_deploy.recipe import Precision, QuantizeConfig
+
+
+def quantize(
+    model: ir.Model,
+    precision: Precision,
+    config: QuantizeConfig,
+    calibration: NDArray[np.float32] | None = None,
+    track: Track = silent,
+) -> ir.Model:
+    """A copy of an fp32 model in another precision, with fp32 inputs and outputs.
+
+    Args:
+        model: An fp32 model.
+        precision: `fp32` copies, `fp16` computes in half, `int8` quantizes convolutions.
+        config: Calibration settings.
+        calibration: Normalised training images (N, C, H, W); needed for `int8`.
+        track: Progress reporter.
+
+    Raises:
+        DataError: `int8` without enough calibration images.
+        GraphError: The graph holds values half precision cannot, or nothing to quantize.
+    """
+    copy = model.clone()
+    if precision == "fp16":
+        to_half(copy)
+    elif precision == "int8":
+        images = _calibration_images(config, calibration)
+        names: Sequence[str] = [node.inputs[0].name for node in quantizable(copy.graph)]  # type: ignore[union-attr, misc]
+        insert_qdq(copy, activation_ranges(model, names, images, config.batch_size, track))
+        RemoveUnusedNodesPass()(copy)
+    return copy
+
+
+def _calibration_images(
+    config: QuantizeConfig, calibration: NDArray[np.float32] | None
+) -> NDArray[np.float32]:
+    available = 0 if calibration is None else len(calibration)
+    if calibration is None or config.images == 0 or available < config.images:
+        raise DataError(
+            f"int8 with {available} calibration images",
+            expected=f"at least {max(config.images, 1)} training images",
+            remedy="name a data set with training images, or lower quantize.images",
+        )
+    return calibration[: config.images]

@@ -1,0 +1,295 @@
+"""Recipes: one TOML file is one deployable artefact and its acceptance contract.
+
+Every stage's configuration is a frozen dataclass here; a stage sees its own and nothing else.
+Values are checked once, when the file is read.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import tomllib
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from densenet_deploy import schema
+from densenet_deploy.errors import RecipeError
+
+Precision = Literal["fp32", "fp16", "int8"]
+DataName = Literal["fashion-mnist", "cifar10", "cifar100", "svhn", "folder", "synthetic"]
+Target = Literal["tensorrt", "tensorrt-rtx", "onnxruntime", "openvino"]
+PRECISIONS: tuple[Precision, ...] = ("fp32", "fp16", "int8")
+TARGETS: tuple[Target, ...] = ("tensorrt", "tensorrt-rtx", "onnxruntime", "openvino")
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Which network, with which weights.
+
+    Attributes:
+        variant: Architecture name, see `densenet-deploy models`.
+        input_shape: (channels, height, width).
+        classes: Number of classes.
+        weights: Name of a shipped checkpoint, a path, or empty for seeded random weights.
+        seed: Seed of the random weights.
+    """
+
+    variant: str = "densenet-bc-40-12"
+    input_shape: tuple[int, int, int] = (1, 28, 28)
+    classes: int = 10
+    weights: str = "fashion-mnist"
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Which images calibrate, test and train.
+
+    Attributes:
+        name: Data set; `synthetic` is seeded noise, for speed only.
+        directory: Where the data set lies; empty searches its usual places.
+        sample: Calibrate and test on the sample the package ships (Fashion-MNIST only); training
+            always reads the whole data set.
+        test_images: Test images to read; 0 for all.
+    """
+
+    name: DataName = "fashion-mnist"
+    directory: str = ""
+    sample: bool = True
+    test_images: int = 0
+
+    def __post_init__(self) -> None:
+        if self.test_images < 0:
+            raise ValueError("test_images must not be negative")
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """SGD with Nesterov momentum, and the augmentation of its images.
+
+    Attributes:
+        epochs: Passes over the training images.
+        batch_size: Images per step; a last incomplete batch is dropped.
+        learning_rate: Peak of the schedule.
+        schedule: `cosine` to zero, or `step`: a tenth at 50 % and again at 75 % of the steps.
+        warmup_epochs: Epochs of linear warm-up from zero.
+        momentum: Nesterov momentum.
+        weight_decay: L2 penalty on all parameters.
+        flip: Mirror half of the images.
+        shift: Translate by up to this many pixels each way; what enters is black.
+        bf16: Autocast to bfloat16.
+        channels_last: Keep activations as NHWC in memory.
+        compile: Use torch.compile.
+        validation_images: Held out of the training images, and evaluated instead of the test
+            images, for choosing a recipe; 0 trains on all.
+        seed: Of initial weights, order and augmentation.
+    """
+
+    epochs: int = 20
+    batch_size: int = 128
+    learning_rate: float = 0.1
+    schedule: Literal["cosine", "step"] = "cosine"
+    warmup_epochs: float = 1.0
+    momentum: float = 0.9
+    weight_decay: float = 1e-4
+    flip: bool = True
+    shift: int = 2
+    bf16: bool = True
+    channels_last: bool = True
+    compile: bool = False
+    validation_images: int = 0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if min(self.epochs, self.batch_size) < 1 or self.learning_rate <= 0:
+            raise ValueError("epochs, batch_size and learning_rate must be positive")
+        if min(self.shift, self.validation_images, self.warmup_epochs, self.weight_decay) < 0:
+            raise ValueError(
+                "shift, validation_images, warmup_epochs and weight_decay must not be negative"
+            )
+
+
+@dataclass(frozen=True)
+class ExportConfig:
+    """How the ONNX graph is made.
+
+    Attributes:
+        target: What the graph is lowered for.
+        batch: (min, opt, max) batch size the artefact promises.
+        opset: ONNX opset version, 20 or newer.
+        fuse: Apply the exact rewrites.
+    """
+
+    target: Target = "tensorrt"
+    batch: tuple[int, int, int] = (1, 8, 64)
+    opset: int = 20
+    fuse: bool = True
+
+    def __post_init__(self) -> None:
+        low, best, high = self.batch
+        if not 1 <= low <= best <= high:
+            raise ValueError(f"batch {low},{best},{high} must satisfy 1 <= min <= opt <= max")
+        if self.opset < 20:
+            raise ValueError(f"opset {self.opset} must be 20 or newer")
+
+
+@dataclass(frozen=True)
+class QuantizeConfig:
+    """How INT8 scales are found.
+
+    Attributes:
+        images: Training images that calibrate.
+        batch_size: Images per calibration step.
+    """
+
+    images: int = 512
+    batch_size: int = 64
+
+    def __post_init__(self) -> None:
+        if self.images < 0 or self.batch_size < 1:
+            raise ValueError("images must not be negative and batch_size must be positive")
+
+
+@dataclass(frozen=True)
+class BuildConfig:
+    """How an engine is compiled. It has no precision: that lives in the graph.
+
+    Attributes:
+        backend: `tensorrt-rtx` (compiles without a GPU) or `tensorrt`.
+        batch: (min, opt, max) of the optimization profile.
+        compute_capabilities: Targets of a TensorRT-RTX engine, such as `8.6`; ones the graph does
+            not allow make the build fail.
+    """
+
+    backend: Literal["tensorrt-rtx", "tensorrt"] = "tensorrt-rtx"
+    batch: tuple[int, int, int] = (1, 8, 64)
+    compute_capabilities: tuple[str, ...] = ("8.0", "8.6", "8.9", "12.0")
+
+
+@dataclass(frozen=True)
+class Tolerance:
+    """What a precision may cost against PyTorch fp32 on the same images.
+
+    Attributes:
+        top1_drop: Largest allowed loss of top-1 accuracy, in percentage points.
+        agreement: Least share of images with the same top-1 class, in percent.
+        max_abs: Largest absolute logit difference; 0 to not check.
+        cosine: Least cosine similarity of all logits.
+    """
+
+    top1_drop: float = 0.5
+    agreement: float = 98.0
+    max_abs: float = 0.0
+    cosine: float = 0.99
+
+
+def _tolerances() -> dict[str, Tolerance]:
+    return {
+        "fp32": Tolerance(top1_drop=0.0, agreement=100.0, max_abs=1e-3, cosine=0.999999),
+        "fp16": Tolerance(top1_drop=0.2, agreement=99.5, max_abs=0.25, cosine=0.9999),
+        "int8": Tolerance(top1_drop=0.5, agreement=98.0, cosine=0.99),
+    }
+
+
+@dataclass(frozen=True)
+class VerifyConfig:
+    """The acceptance contract: a tolerance for each precision."""
+
+    tolerances: dict[str, Tolerance] = field(default_factory=_tolerances)
+
+    def __post_init__(self) -> None:
+        unknown = self.tolerances.keys() - set(PRECISIONS)
+        if unknown:
+            raise ValueError(f"unknown precision {', '.join(sorted(unknown))} in tolerances")
+
+
+@dataclass(frozen=True)
+class BenchConfig:
+    """What is timed.
+
+    Attributes:
+        batch_sizes: Images per request.
+        seconds: Duration of each timed run after warm-up.
+        threads: CPU threads of each backend; 0 for all cores.
+    """
+
+    batch_sizes: tuple[int, ...] = (1, 8)
+    seconds: float = 2.0
+    threads: int = 0
+
+    def __post_init__(self) -> None:
+        if not self.batch_sizes or min(self.batch_sizes) < 1 or self.seconds <= 0:
+            raise ValueError("batch_sizes and seconds must be positive")
+        if self.threads < 0:
+            raise ValueError("threads must not be negative")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """One deployable artefact."""
+
+    name: str
+    description: str = ""
+    precisions: tuple[Precision, ...] = PRECISIONS
+    model: ModelConfig = ModelConfig()
+    data: DataConfig = DataConfig()
+    train: TrainConfig = TrainConfig()
+    export: ExportConfig = ExportConfig()
+    quantize: QuantizeConfig = QuantizeConfig()
+    build: BuildConfig = BuildConfig()
+    verify: VerifyConfig = VerifyConfig()
+    bench: BenchConfig = BenchConfig()
+
+    def __post_init__(self) -> None:
+        if not self.precisions:
+            raise ValueError("precisions must name at least one of fp32, fp16, int8")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, as in the TOML file."""
+        return dataclasses.asdict(self)
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 over all values: equal recipes have equal digests."""
+        return hashlib.sha256(json.dumps(self.to_dict(), sort_keys=True).encode()).hexdigest()
+
+
+def data_folder(kind: Literal["export", "benchmarks"]) -> Path:
+    """Folder of recipes (`export`) or suites (`benchmarks`), in a wheel or in a checkout."""
+    package = Path(__file__).parent
+    installed = package / "data_files" / kind
+    return installed if installed.is_dir() else package.parent / kind
+
+
+def load_recipe(name: str) -> Recipe:
+    """Reads a recipe by name (from export/) or by path.
+
+    Raises:
+        RecipeError: No such recipe, not TOML, or a key or value the schema does not have.
+    """
+    path = Path(name)
+    if path.suffix != ".toml":
+        path = data_folder("export") / f"{name}.toml"
+    if not path.is_file():
+        known = ", ".join(sorted(p.stem for p in data_folder("export").glob("*.toml")))
+        raise RecipeError(f"no recipe {name!r}", expected=f"a .toml file or one of: {known}")
+    try:
+        table = tomllib.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:  # TOMLDecodeError, UnicodeDecodeError, a number of 5,000 digits
+        raise RecipeError(f"{path} is not valid TOML: {error}") from None
+    return parse_recipe(table, path.name)
+
+
+def parse_recipe(table: dict[str, Any], source: str) -> Recipe:
+    """Checks a decoded recipe.
+
+    Raises:
+        RecipeError: Names every unknown key, missing key and wrong value at once.
+    """
+    problems: list[str] = []
+    recipe = schema.read(Recipe, table, "", problems)
+    if recipe is None:
+        raise RecipeError.collect(source, problems)
+    return recipe

@@ -1,0 +1,30 @@
+"""What a rule reports."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """A candidate that a rule left alone."""
+
+    rule: str
+    node: str
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{self.rule} at {self.node}: {self.reason}"
+
+
+@dataclass
+class Outcome:
+    """Applications and refusals of one rule over one graph."""
+
+    rule: str
+    count: int = 0
+    refusals: list[Refusal] = field(default_factory=list)
+
+    def refuse(self, node: str | None, reason: str) -> None:
+        """Records why the candidate at `node` stays as it is."""
+        self.refusals.append(Refusal(self.rule, node or "an unnamed node", reason))
