@@ -69,11 +69,27 @@ class ImageSet:
             DataError: There are fewer.
         """
         if count > len(self):
-            raise DataError(
-                f"{self.source} has {len(self)} images", expected=f"at least {count}"
-            )
+            raise DataError(f"{self.source} has {len(self)} images", expected=f"at least {count}")
         end = count or len(self)
         return ImageSet(self.pixels[:end], self.labels[:end], self.classes, self.source)
+
+    def split(self, count: int, seed: int) -> tuple[ImageSet, ImageSet]:
+        """(the rest, `count` images held out), drawn without replacement.
+
+        Raises:
+            DataError: Nothing would be left.
+        """
+        if count >= len(self):
+            raise DataError(f"{self.source} has {len(self)} images", expected=f"more than {count}")
+        order = np.random.default_rng(seed).permutation(len(self))
+        parts = (np.sort(order[count:]), np.sort(order[:count]))
+        rest, held_out = (
+            ImageSet(
+                self.pixels[rows], self.labels[rows], self.classes, f"{len(rows)} of {self.source}"
+            )
+            for rows in parts
+        )
+        return rest, held_out
 
 
 def load(config: DataConfig, split: Split, preprocessing: Preprocessing) -> ImageSet:
@@ -107,6 +123,12 @@ def synthetic(count: int, preprocessing: Preprocessing, seed: int = 0) -> ImageS
     noise = generator.normal(0, 16, fields.shape)
     pixels = np.clip(fields + noise, 0, 255).astype(np.uint8)
     return ImageSet(pixels, np.full(count, -1, np.int64), (), f"synthetic images, seed {seed}")
+
+
+def none(preprocessing: Preprocessing) -> ImageSet:
+    """An empty set."""
+    shape = (0, preprocessing.height, preprocessing.width, preprocessing.channels)
+    return ImageSet(np.zeros(shape, np.uint8), np.zeros(0, np.int64), (), "no images")
 
 
 def _fashion_mnist_sample(split: Split) -> ImageSet:

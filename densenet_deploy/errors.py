@@ -1,4 +1,4 @@
-"""Every error a user can meet: one shallow tree, each message says found / expected / what to do."""
+"""Errors a user can meet: one shallow tree, each says what was found, expected and to be done."""
 
 from __future__ import annotations
 

@@ -46,7 +46,7 @@ def export_onnx(
     """
     graph_model = _trace(model, input_shape, config.opset)
     _name_nodes(graph_model.graph)
-    passes.ClearMetadataAndDocStringPass()(graph_model)
+    _clear_metadata(graph_model)
     result = rewrite(graph_model, RULES[config.target] if config.fuse else ())
     graph_model.metadata_props.clear()
     graph_model.metadata_props.update(sorted((metadata or {}).items()))
@@ -99,6 +99,13 @@ def _name_nodes(graph: ir.Graph) -> None:
                 output.name = name
 
 
+def _clear_metadata(model: ir.Model) -> None:
+    passes.ClearMetadataAndDocStringPass()(model)  # leaves that of values
+    outputs = [output for node in model.graph for output in node.outputs]
+    for value in (*model.graph.inputs, *model.graph.initializers.values(), *outputs):
+        value.metadata_props.clear()
+
+
 def _module_name(node: ir.Node) -> str:
     if node.op_type in ("Conv", "Gemm") and node.inputs[1] is not None:
         # A folded BatchNorm leaves its own scope on the convolution; the weight knows better.
@@ -119,7 +126,7 @@ def to_bytes(model: ir.Model) -> bytes:
         onnx.checker.check_model(proto, full_check=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
         raise GraphError(f"the ONNX checker refuses the graph: {str(error)[:300]}") from None
-    return proto.SerializeToString(deterministic=True)
+    return bytes(proto.SerializeToString(deterministic=True))
 
 
 def from_bytes(data: bytes, source: str) -> ir.Model:
@@ -134,7 +141,8 @@ def from_bytes(data: bytes, source: str) -> ir.Model:
     except Exception as error:  # protobuf and the checker raise unrelated types
         reason = (str(error).strip() or type(error).__name__).splitlines()[0][:160]
         raise GraphError(f"{source} is not a valid ONNX model ({reason})") from None
-    return ir.from_proto(proto)
+    model: ir.Model = ir.from_proto(proto)
+    return model
 
 
 def calibrate_batchnorm(
@@ -146,6 +154,7 @@ def calibrate_batchnorm(
     make timings and INT8 scales of it meaningless.
     """
     norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
+    momenta = [norm.momentum for norm in norms]
     for norm in norms:
         norm.reset_running_stats()
         norm.momentum = None  # cumulative average
@@ -156,5 +165,5 @@ def calibrate_batchnorm(
             inputs = preprocessing.normalise(images.pixels[start : start + batch_size])
             model(torch.from_numpy(inputs))
     model.train(training)
-    for norm in norms:
-        norm.momentum = 0.1
+    for norm, momentum in zip(norms, momenta, strict=True):
+        norm.momentum = momentum

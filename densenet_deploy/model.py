@@ -33,7 +33,7 @@ class DenseLayer(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         """New feature maps (N, k, H, W) from all earlier ones (N, C, H, W)."""
-        new = self.conv1(functional.relu(self.norm1(features)))
+        new: Tensor = self.conv1(functional.relu(self.norm1(features)))
         if self.bottleneck:
             new = self.conv2(functional.relu(self.norm2(new)))
         return new
@@ -104,7 +104,8 @@ class DenseNet(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """Logits (N, classes) of normalised images (N, C, H, W)."""
         features = functional.relu(self.features(images))
-        return self.classifier(functional.adaptive_avg_pool2d(features, 1).flatten(1))
+        logits: Tensor = self.classifier(functional.adaptive_avg_pool2d(features, 1).flatten(1))
+        return logits
 
 
 def _stem(spec: DenseNetSpec) -> OrderedDict[str, nn.Module]:

@@ -20,6 +20,7 @@ from densenet_deploy.errors import RecipeError
 Precision = Literal["fp32", "fp16", "int8"]
 DataName = Literal["fashion-mnist", "cifar10", "cifar100", "svhn", "folder", "synthetic"]
 Target = Literal["tensorrt", "tensorrt-rtx", "onnxruntime", "openvino"]
+EngineBackend = Literal["tensorrt-rtx", "tensorrt"]
 PRECISIONS: tuple[Precision, ...] = ("fp32", "fp16", "int8")
 TARGETS: tuple[Target, ...] = ("tensorrt", "tensorrt-rtx", "onnxruntime", "openvino")
 
@@ -163,7 +164,7 @@ class BuildConfig:
             not allow make the build fail.
     """
 
-    backend: Literal["tensorrt-rtx", "tensorrt"] = "tensorrt-rtx"
+    backend: EngineBackend = "tensorrt-rtx"
     batch: tuple[int, int, int] = (1, 8, 64)
     compute_capabilities: tuple[str, ...] = ("8.0", "8.6", "8.9", "12.0")
 

@@ -47,7 +47,7 @@ def read(cls: type[T], table: Any, where: str, problems: list[str]) -> T | None:
     try:
         return cls(**values)
     except ValueError as error:  # a dataclass checks relations between its fields itself
-        problems.append(f"{where}: {error}".strip())
+        problems.append(f"{where}: {error}" if where else str(error))
         return None
 
 

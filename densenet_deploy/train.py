@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -87,10 +87,11 @@ def train(
     )
     out.mkdir(parents=True, exist_ok=True)
     if config.channels_last:
-        model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        model.to(memory_format=torch.channels_last)
     position = _resume(out, model, optimizer, config)
+    model.train()
     records = _read_log(out / "metrics.jsonl", position.epoch)
-    network = torch.compile(model) if config.compile else model
+    network: Callable[[Tensor], Tensor] = torch.compile(model) if config.compile else model
     batches = _remaining_batches(images, preprocessing, config, position)
     total, done = config.epochs * steps, position.epoch * steps + position.step
     saved = time.monotonic()
@@ -143,21 +144,20 @@ def evaluate(
 
 
 def _step(
-    network: nn.Module,
+    network: Callable[[Tensor], Tensor],
     optimizer: torch.optim.Optimizer,
     batch: tuple[Tensor, Tensor],
     rate: float,
     config: TrainConfig,
 ) -> tuple[float, int]:
     inputs, labels = batch
-    network.train()
     for group in optimizer.param_groups:
         group["lr"] = rate
     with torch.autocast("cpu", torch.bfloat16, enabled=config.bf16):
         logits = network(inputs)
     loss = functional.cross_entropy(logits.float(), labels)
     optimizer.zero_grad(set_to_none=True)
-    loss.backward()
+    loss.backward()  # type: ignore[no-untyped-call]
     optimizer.step()
     return loss.item() * len(labels), int((logits.argmax(1) == labels).sum())
 
@@ -199,7 +199,10 @@ def translate(pixels: NDArray[np.uint8], shifts: NDArray[np.int64]) -> NDArray[n
     padded = np.pad(pixels, ((0, 0), (reach, reach), (reach, reach), (0, 0)))
     rows = (reach - shifts[:, 0])[:, None] + np.arange(height)
     columns = (reach - shifts[:, 1])[:, None] + np.arange(width)
-    return padded[np.arange(count)[:, None, None], rows[:, :, None], columns[:, None, :]]
+    moved: NDArray[np.uint8] = padded[
+        np.arange(count)[:, None, None], rows[:, :, None], columns[:, None, :]
+    ]
+    return moved
 
 
 def _close_epoch(

@@ -19,6 +19,8 @@ from densenet_deploy.errors import RecipeError
 from densenet_deploy.model import DenseNet, create_model
 from densenet_deploy.spec import VARIANTS, DenseNetSpec, variant
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 SMALL = ["densenet-10-4", "densenet-b-10-4", "densenet-c-10-4", "densenet-bc-16-4"]
 TORCHVISION: dict[str, Callable[..., nn.Module]] = {
     name: getattr(torchvision.models, name)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import onnx_ir as ir
+from onnx_ir.passes.common import LiftConstantsToInitializersPass
 
 from densenet_deploy.errors import GraphError
 
@@ -16,6 +17,7 @@ def to_half(model: ir.Model) -> None:
     Raises:
         GraphError: An initializer exceeds the range of half precision.
     """
+    LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
     graph = model.graph
     for value in graph.initializers.values():
         _halve_initializer(value)

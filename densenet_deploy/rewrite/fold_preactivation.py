@@ -69,7 +69,10 @@ def fold_preactivation(graph: ir.Graph) -> Outcome:
 
 
 def _match(norm: ir.Node) -> _Match:
-    relu = only_reader(norm.outputs[0])
+    normalised = norm.outputs[0]
+    if normalised.dtype is None or normalised.shape is None or len(normalised.shape) != 4:
+        raise _Refused("its output is not known to have four dimensions")
+    relu = only_reader(normalised)
     if relu is None or relu.op_type != "Relu":
         raise _Refused("a single ReLU does not follow")
     scale, shift = _affine(norm)
@@ -81,8 +84,8 @@ def _match(norm: ir.Node) -> _Match:
     if not (np.abs(shift) <= SHIFT_LIMIT).all():
         channel = int(np.abs(shift).argmax())
         raise _Refused(
-            f"the scale of channel {channel} is {scale[channel]:.3g}: its shift {shift[channel]:.3g}"
-            f" would exceed {SHIFT_LIMIT:.0f}"
+            f"the scale of channel {channel} is {scale[channel]:.3g}: "
+            f"its shift {shift[channel]:.3g} would exceed {SHIFT_LIMIT:.0f}"
         )
     return _Match(norm, relu, reader, sign, factor, shift)
 
@@ -95,7 +98,7 @@ def _affine(norm: ir.Node) -> tuple[Array, Array]:
     if any(parameter is None for parameter in parameters):
         raise _Refused("its parameters are not constant")
     gamma, beta, mean, variance = (np.asarray(p, np.float64) for p in parameters)
-    epsilon = float(attribute(norm, "epsilon", 1e-5))  # type: ignore[arg-type]
+    epsilon = float(attribute(norm, "epsilon", 1e-5))
     scale = gamma / np.sqrt(variance + epsilon)
     return scale, beta - scale * mean
 
@@ -128,13 +131,14 @@ def _check_absorbs(reader: ir.Node) -> None:
 def _is_channelwise_linear(node: ir.Node, channels: int) -> bool:
     if node.op_type in ("AveragePool", "GlobalAveragePool"):
         return True
-    if node.op_type == "ReduceMean":
+    before, after = node.inputs[0].shape, node.outputs[0].shape  # type: ignore[union-attr]
+    if node.op_type == "ReduceMean" and before is not None and len(before) == 4:
         axes = constant(node.inputs[1]) if len(node.inputs) > 1 else None
         return axes is not None and sorted(int(axis) % 4 for axis in axes) == [2, 3]
-    if node.op_type in ("Reshape", "Flatten"):
-        # (N, C, 1, 1) to (N, C): the channel stays the channel.
-        shape = node.outputs[0].shape
-        return shape is not None and len(shape) == 2 and shape[1] == channels
+    if node.op_type in ("Reshape", "Flatten") and before is not None and after is not None:
+        # (N, C, 1, 1) to (N, C): the channel stays the channel. With more pixels it would not.
+        pixels = before[2:]
+        return before[1] == channels and set(pixels) <= {1} and after[1:] == (channels,)
     return False
 
 
@@ -143,7 +147,7 @@ def _rewrite(graph: ir.Graph, match: _Match) -> None:
     data, normalised = norm.inputs[0], norm.outputs[0]
     assert data is not None and normalised.dtype is not None
     dtype = normalised.dtype.numpy()
-    name = label(norm)
+    name = normalised.name  # unique, which a node's name need not be
     per_channel = (-1, 1, 1)
     nodes = []
     if (match.sign != 1).any():

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
 
-def constant(value: ir.Value | None) -> NDArray[np.generic] | None:
+def constant(value: ir.Value | None) -> NDArray[Any] | None:
     """The value of an initializer or Constant output; None where it is computed at run time."""
     if value is None or value.is_graph_input():
         return None
@@ -30,7 +31,7 @@ def add_initializer(graph: ir.Graph, name: str, array: NDArray[np.generic]) -> i
         number += 1
         free = f"{name}_{number}"
     tensor = ir.tensor(np.ascontiguousarray(array), name=free)
-    value = ir.val(free, dtype=tensor.dtype, shape=tensor.shape, const_value=tensor)
+    value = ir.val(free, const_value=tensor)
     graph.register_initializer(value)
     return value
 
@@ -45,12 +46,12 @@ def new_node(
     """A node with one output, which takes dtype and shape from `like` and its name from `name`."""
     node = ir.node(op_type, inputs, attributes or None, name=name)
     node.outputs[0].name = name
-    node.outputs[0].dtype = like.dtype
+    node.outputs[0].type = like.type
     node.outputs[0].shape = like.shape
     return node
 
 
-def attribute(node: ir.Node, name: str, default: object) -> object:
+def attribute(node: ir.Node, name: str, default: Any) -> Any:
     """An attribute's value; `default` where the node leaves it out."""
     found = node.attributes.get(name)
     return default if found is None else found.value

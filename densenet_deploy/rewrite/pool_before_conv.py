@@ -37,9 +37,9 @@ def _why_not(conv: ir.Node, pool: ir.Node) -> str:
         return "its weight is not constant"
     if set(weight.shape[2:]) != {1}:
         return f"its kernel is {'x'.join(map(str, weight.shape[2:]))}, not 1x1"
-    if any(size != 1 for size in attribute(conv, "strides", ())):  # type: ignore[attr-defined]
+    if any(size != 1 for size in attribute(conv, "strides", ())):
         return "its stride is not 1"
-    if any(attribute(conv, "pads", ())) or any(attribute(pool, "pads", ())):  # type: ignore[call-overload]
+    if any(attribute(conv, "pads", ())) or any(attribute(pool, "pads", ())):
         return "the convolution or the pool is padded"
     for node in (conv, pool):
         if attribute(node, "auto_pad", "NOTSET") not in ("NOTSET", "VALID"):
@@ -53,16 +53,18 @@ def _why_not(conv: ir.Node, pool: ir.Node) -> str:
 
 def _swap(graph: ir.Graph, conv: ir.Node, pool: ir.Node) -> None:
     data, before, after = conv.inputs[0], conv.outputs[0], pool.outputs[0]
-    assert data is not None and before.shape is not None
-    pooled = new_node("AveragePool", [data], after, pool.name or f"{after.name}_pooled")
+    assert data is not None and after.name is not None
+    pooled = new_node("AveragePool", [data], after, pool.name or after.name)
     for item in pool.attributes.values():
         pooled.attributes.add(item)
-    if after.shape is not None and data.shape is not None:
-        batch, channels, *_ = data.shape
-        pooled.outputs[0].shape = ir.Shape([batch, channels, *after.shape[2:]])
+    pooled.outputs[0].shape = None
+    if data.shape is not None and after.shape is not None:
+        pooled.outputs[0].shape = ir.Shape([*data.shape[:2], *after.shape[2:]])
     conv.replace_input_with(0, pooled.outputs[0])
     graph.insert_before(conv, pooled)
+    pooled.outputs[0].name = after.name
+    if after.is_graph_output():  # its name stays with the output
+        pooled.outputs[0].name, before.name = before.name, after.name
     ir.convenience.replace_all_uses_with(after, before, replace_graph_outputs=True)
-    before.shape = after.shape
+    before.type, before.shape = after.type, after.shape
     graph.remove(pool, safe=True)
-    pooled.outputs[0].name = f"{data.name}_pooled"

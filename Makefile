@@ -1,0 +1,38 @@
+# Everything runs in one virtual environment, made on first use.
+VENV := .venv
+BIN := $(VENV)/bin
+PYTHON ?= python3
+INSTALLED := $(VENV)/.installed
+
+.PHONY: install demo test test-gpu check format clean
+
+install: $(INSTALLED)
+
+# Known-good versions come from constraints.txt; users of the package are not pinned.
+$(INSTALLED): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade pip
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[all,dev]'
+	touch $@
+
+demo: install ## export, quantize, build, verify, bench and bundle the shipped model
+	$(BIN)/densenet-deploy run fashion-mnist --out work/fashion-mnist
+
+test: install ## the complete CPU test suite
+	$(BIN)/python -m pytest
+
+test-gpu: install ## what only a GPU can show
+	$(BIN)/python -m pytest tests/gpu -rs
+
+check: install ## lint, format, types, import rules
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: install
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:
+	rm -rf $(VENV) work build dist .pytest_cache .mypy_cache .ruff_cache

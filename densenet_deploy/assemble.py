@@ -1,0 +1,154 @@
+"""Fills a bundle's directory: graphs, checkpoint, golden tensors, samples, engines."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+import torch
+from PIL import Image
+
+from densenet_deploy import __version__, checkpoint
+from densenet_deploy.build import build_engine, engine_version
+from densenet_deploy.bundle import SCHEMA_VERSION, EngineRecord, Manifest, TensorRecord
+from densenet_deploy.data import ImageSet
+from densenet_deploy.export import BATCH, INPUT, OUTPUT, export_onnx, to_bytes
+from densenet_deploy.progress import Track, silent
+from densenet_deploy.quantize import quantize
+from densenet_deploy.recipe import Precision, Recipe
+from densenet_deploy.rewrite import RewriteResult
+from densenet_deploy.source import Source
+
+_GOLDEN_IMAGES = 4
+_SAMPLE_IMAGES = 16
+
+
+def write_models(
+    source: Source, recipe: Recipe, directory: Path, track: Track = silent
+) -> tuple[Manifest, str]:
+    """Writes the graphs of every precision, checkpoint, golden tensors and samples.
+
+    Returns:
+        The manifest so far, and what the rewrites did.
+    """
+    exported = _export(source, recipe)
+    models: dict[str, str] = {}
+    for precision in track(recipe.precisions, "Quantizing graphs"):
+        models[precision] = f"{precision}.onnx"
+        graph = _quantized(exported, precision, source, recipe)
+        (directory / models[precision]).write_bytes(to_bytes(graph))
+    info = checkpoint.CheckpointInfo(
+        source.model.spec, source.preprocessing, source.labels, {"speed_only": source.speed_only}
+    )
+    checkpoint.save(directory / "model.safetensors", source.model, info)
+    manifest = Manifest(
+        schema_version=SCHEMA_VERSION,
+        name=recipe.name,
+        description=recipe.description,
+        model=recipe.model.variant,
+        speed_only=source.speed_only,
+        target=recipe.export.target,
+        batch=recipe.export.batch,
+        input=TensorRecord(INPUT, "float32", (BATCH, *source.model.spec.input_shape)),
+        output=TensorRecord(OUTPUT, "float32", (BATCH, source.model.spec.classes)),
+        preprocessing=source.preprocessing,
+        labels=source.labels,
+        models=models,
+        weights="model.safetensors",
+        golden=_write_golden(source, recipe, directory),
+        samples=_write_samples(source.test, directory),
+        rewrites=exported.counts,
+        calibration=_calibration_record(source, recipe),
+        recipe=recipe.to_dict(),
+        recipe_digest=recipe.digest,
+        created_by=f"densenet-deploy {__version__}",
+    )
+    return manifest, exported.summary()
+
+
+def _export(source: Source, recipe: Recipe) -> RewriteResult:
+    metadata = {
+        "densenet_deploy.recipe": recipe.digest,
+        "densenet_deploy.preprocessing": json.dumps(dataclasses.asdict(source.preprocessing)),
+        "densenet_deploy.labels": json.dumps(source.labels),
+        "densenet_deploy.speed_only": json.dumps(source.speed_only),
+    }
+    return export_onnx(source.model, source.model.spec.input_shape, recipe.export, metadata)
+
+
+def _quantized(
+    exported: RewriteResult, precision: Precision, source: Source, recipe: Recipe
+) -> ir.Model:
+    calibration = None
+    if precision == "int8":
+        images = source.calibration.pixels[: recipe.quantize.images]
+        calibration = source.preprocessing.normalise(images)
+    return quantize(exported.model, precision, recipe.quantize, calibration)
+
+
+def _calibration_record(source: Source, recipe: Recipe) -> dict[str, Any]:
+    if "int8" not in recipe.precisions:
+        return {}
+    pixels = source.calibration.pixels[: recipe.quantize.images]
+    return {
+        "method": "minmax",
+        "images": len(pixels),
+        "source": source.calibration.source,
+        "pixels_sha256": hashlib.sha256(pixels.tobytes()).hexdigest(),
+    }
+
+
+def _write_golden(source: Source, recipe: Recipe, directory: Path) -> dict[str, str]:
+    low, _, high = recipe.export.batch
+    count = max(low, min(high, _GOLDEN_IMAGES))
+    rows = np.arange(count) % len(source.test)
+    inputs = source.preprocessing.normalise(source.test.pixels[rows])
+    with torch.inference_mode():
+        logits = source.model(torch.from_numpy(inputs)).numpy()
+    names = {"input": "golden/input.npy", "output": "golden/output.npy"}
+    (directory / "golden").mkdir()
+    np.save(directory / names["input"], inputs)
+    np.save(directory / names["output"], logits)
+    return names
+
+
+def _write_samples(images: ImageSet, directory: Path) -> tuple[str, ...]:
+    (directory / "samples").mkdir()
+    names = []
+    for index in range(min(_SAMPLE_IMAGES, len(images))):
+        label = images.classes[images.labels[index]] if images.classes else "synthetic"
+        slug = re.sub(r"[^a-z0-9]+", "-", label.lower()).strip("-")
+        names.append(f"samples/{index:02d}-{slug}.png")
+        pixels = images.pixels[index]
+        Image.fromarray(pixels.squeeze(-1) if pixels.shape[-1] == 1 else pixels).save(
+            directory / names[-1]
+        )
+    return tuple(names)
+
+
+def write_engines(
+    manifest: Manifest, recipe: Recipe, directory: Path, track: Track = silent
+) -> Manifest:
+    """Builds an engine of each graph for the recipe's backend.
+
+    Raises:
+        BuildError: The builder refuses a graph.
+        MissingDependencyError: The backend is not installed.
+        BackendError: It cannot build here.
+    """
+    config, version = recipe.build, engine_version(recipe.build.backend)
+    capabilities = config.compute_capabilities if config.backend == "tensorrt-rtx" else ()
+    (directory / "engines").mkdir()
+    engines = []
+    for precision in track(recipe.precisions, f"Building {config.backend} engines"):
+        file = f"engines/{config.backend}-{precision}.plan"
+        (directory / file).write_bytes(build_engine(directory / manifest.models[precision], config))
+        record = EngineRecord(file, config.backend, precision, version, config.batch, capabilities)
+        engines.append(record)
+    return dataclasses.replace(manifest, engines=tuple(engines))

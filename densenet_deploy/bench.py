@@ -1,0 +1,167 @@
+"""Latency and throughput of a bundle: each backend in a process of its own, on real images.
+
+What is timed is one request on the host: normalised images in, logits out; decoding and
+normalisation are not. Warm-up ends when the median settles, and no latency is dropped.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from multiprocessing import get_context
+from pathlib import Path
+
+import numpy as np
+
+from densenet_deploy.bundle import Bundle, open_bundle
+from densenet_deploy.environment import usable_cores
+from densenet_deploy.errors import BackendError
+from densenet_deploy.progress import Track, silent
+from densenet_deploy.recipe import BenchConfig, Precision
+from densenet_deploy.results import Measurement
+from densenet_deploy.runtime import open_runner, runs
+from densenet_deploy.runtime.runner import Array, Runner
+
+_WINDOW_SECONDS = 0.1
+_WARMUP_SECONDS = (0.3, 2.0)  # least and most
+_STEADY = 0.02  # medians of three windows within 2 %
+_LEAST_REQUESTS = 10
+
+
+def bench(
+    bundle: Bundle,
+    backends: Sequence[str],
+    precisions: Sequence[Precision],
+    config: BenchConfig,
+    track: Track = silent,
+) -> list[Measurement]:
+    """Measures every precision on every backend at every batch size, one after another.
+
+    Args:
+        bundle: What to run.
+        backends: Available backends.
+        precisions: Some of the bundle's.
+        config: Batch sizes, seconds, threads.
+        track: Progress reporter.
+
+    Raises:
+        BackendError: A batch size is outside the bundle's bounds, or a backend's process died.
+    """
+    low, _, high = bundle.manifest.batch
+    outside = [size for size in config.batch_sizes if not low <= size <= high]
+    if outside:
+        raise BackendError(
+            f"batch size {outside[0]}",
+            expected=f"{low} to {high}",
+            remedy="choose --batch within the bounds, or export again with wider ones",
+        )
+    jobs = [
+        (backend, precision)
+        for backend in backends
+        for precision in precisions
+        if runs(backend, precision)
+    ]
+    results: list[Measurement] = []
+    for backend, precision in track(jobs, "Benchmarking", len(jobs)):
+        results += _in_own_process(bundle.path, backend, precision, config)
+    return results
+
+
+def _in_own_process(
+    path: Path, backend: str, precision: Precision, config: BenchConfig
+) -> list[Measurement]:
+    # spawn: no library state of this process reaches the measured one
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+        try:
+            return pool.submit(measure_bundle, path, backend, precision, config).result()
+        except BrokenProcessPool:
+            raise BackendError(f"the process running {precision} on {backend} died") from None
+
+
+def measure_bundle(
+    path: Path, backend: str, precision: Precision, config: BenchConfig
+) -> list[Measurement]:
+    """Opens one graph in this process and measures it at every batch size."""
+    bundle = open_bundle(path)
+    images = bundle.manifest.preprocessing.normalise(bundle.sample_pixels())
+    threads = config.threads or usable_cores()
+    began = time.perf_counter()
+    with open_runner(bundle, backend, precision, threads) as runner:
+        runner.logits(next(_rotate(images, bundle.manifest.batch[0])))
+        load_seconds = time.perf_counter() - began
+        return [
+            measure(runner, images, size, config.seconds, threads, load_seconds)
+            for size in config.batch_sizes
+        ]
+
+
+def measure(
+    runner: Runner,
+    images: Array,
+    batch: int,
+    seconds: float,
+    threads: int,
+    load_seconds: float = 0.0,
+) -> Measurement:
+    """Warms up until steady, then times back-to-back requests (MLPerf's single stream).
+
+    Args:
+        runner: An open runner.
+        images: Normalised images (N, C, H, W) to rotate through.
+        batch: Images per request.
+        seconds: Least duration of the timed part; at least 10 requests are made.
+        threads: For the record.
+        load_seconds: For the record.
+    """
+    requests = _rotate(images, batch)
+    began = time.perf_counter()
+    steady = _warm_up(runner, requests)
+    start = time.perf_counter()
+    latencies: list[float] = []
+    end = start
+    while end - start < seconds or len(latencies) < _LEAST_REQUESTS:
+        request = next(requests)
+        before = time.perf_counter()
+        runner.logits(request)
+        end = time.perf_counter()
+        latencies.append(end - before)
+    return Measurement(
+        precision=runner.precision,
+        backend=runner.backend,
+        batch=batch,
+        threads=threads,
+        load_seconds=load_seconds,
+        warmup_seconds=start - began,
+        steady=steady,
+        latencies=tuple(latencies),
+    )
+
+
+def _rotate(images: Array, batch: int) -> Iterator[Array]:
+    """Endless batches that walk through the images, so that no two in a row are the same."""
+    position = 0
+    while True:
+        rows = np.arange(position, position + batch) % len(images)
+        yield np.ascontiguousarray(images[rows])
+        position = (position + batch) % len(images)
+
+
+def _warm_up(runner: Runner, requests: Iterator[Array]) -> bool:
+    """Runs until three successive windows have the same median; False where time ran out."""
+    least, most = _WARMUP_SECONDS
+    medians: list[float] = []
+    began = time.perf_counter()
+    while (elapsed := time.perf_counter() - began) < most:
+        window: list[float] = []
+        while sum(window) < _WINDOW_SECONDS:
+            before = time.perf_counter()
+            runner.logits(next(requests))
+            window.append(time.perf_counter() - before)
+        medians.append(statistics.median(window))
+        last = medians[-3:]
+        if elapsed >= least and len(last) == 3 and max(last) <= (1 + _STEADY) * min(last):
+            return True
+    return False

@@ -1,0 +1,188 @@
+"""Commands that make something: run, export, quantize, build, train."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from densenet_deploy.cli import show
+from densenet_deploy.cli.options import (
+    DEFAULT_RECIPE,
+    DataDirectory,
+    Full,
+    Json,
+    Precisions,
+    Quiet,
+    RecipeArgument,
+    batch_bounds,
+    checked,
+    choose_recipe,
+    default_out,
+    precisions,
+    tracker,
+)
+from densenet_deploy.recipe import (
+    BuildConfig,
+    DataConfig,
+    DataName,
+    EngineBackend,
+    Precision,
+    QuantizeConfig,
+    Recipe,
+    Target,
+)
+
+Out = Annotated[Path | None, typer.Option("--out", help="Output directory (default: work/NAME).")]
+
+
+def run(
+    recipe: RecipeArgument = DEFAULT_RECIPE,
+    out: Out = None,
+    full: Full = False,
+    data_dir: DataDirectory = "",
+    engines: Annotated[bool, typer.Option(help="Build engines.")] = True,
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Make a verified, measured bundle: export, quantize, build, verify, bench, report."""
+    from densenet_deploy import pipeline
+
+    chosen = _with_data(choose_recipe(recipe), full, data_dir)
+    result = pipeline.run(chosen, out or default_out(chosen.name), tracker(quiet), engines)
+    if json:
+        show.as_json(result.to_dict())
+        return
+    typer.echo(result.rewrites)
+    typer.echo(f"verified on {result.parity[0].source} against {result.parity[0].reference}")
+    show.results(result.to_dict(), chosen.description)
+    typer.echo(f"bundle: {result.bundle.path} (report.md and report.png are in it)")
+
+
+def export(
+    recipe: RecipeArgument = DEFAULT_RECIPE,
+    model: Annotated[
+        str, typer.Option("--model", help="Architecture, see `densenet-deploy models`.")
+    ] = "",
+    weights: Annotated[
+        str, typer.Option("--weights", help="Checkpoint: .safetensors, or a torch state dict.")
+    ] = "",
+    precision: Precisions = None,
+    target: Annotated[
+        Target | None, typer.Option("--target", help="What the graph is lowered for.")
+    ] = None,
+    batch: Annotated[str, typer.Option("--batch", metavar="MIN,OPT,MAX")] = "",
+    data: Annotated[
+        DataName | None, typer.Option("--data", help="Images that calibrate int8.")
+    ] = None,
+    data_dir: DataDirectory = "",
+    out: Out = None,
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Export to fused ONNX graphs, quantized as asked, in a bundle."""
+    from densenet_deploy import pipeline
+
+    images = None if data is None else DataConfig(name=data, directory=data_dir)
+    chosen = choose_recipe(recipe, model, weights, images)
+    if precision:
+        chosen = replace(chosen, precisions=precisions(precision))
+    exporting = chosen.export
+    if target:
+        exporting = replace(exporting, target=target)
+    if batch:
+        exporting = checked(lambda: replace(exporting, batch=batch_bounds(batch)))
+    chosen = replace(chosen, export=exporting)
+    bundle, rewrites = pipeline.export_bundle(
+        chosen, out or default_out(f"{chosen.name}-{exporting.target}"), tracker(quiet)
+    )
+    manifest = bundle.manifest
+    if json:
+        show.as_json({"bundle": str(bundle.path), "manifest": manifest, "rewrites": rewrites})
+        return
+    typer.echo(rewrites)
+    for name, file in manifest.models.items():
+        typer.echo(f"{name}: {bundle.file(file)} ({manifest.files[file].bytes / 1e6:.2f} MB)")
+    if manifest.speed_only:
+        typer.echo("speed only: the weights are seeded noise; time it, do not trust its answers")
+    typer.echo(f"bundle: {bundle.path}")
+
+
+def quantize(
+    onnx: Annotated[Path, typer.Argument(help="fp32 ONNX file.")],
+    out: Annotated[Path, typer.Option("--out", help="ONNX file to write.")],
+    precision: Annotated[Precision, typer.Option("--precision")] = "int8",
+    data: Annotated[
+        DataName | None, typer.Option("--data", help="Training images that calibrate int8.")
+    ] = None,
+    data_dir: DataDirectory = "",
+    images: Annotated[int, typer.Option("--images", help="How many of them.")] = 512,
+    quiet: Quiet = False,
+) -> None:
+    """Rewrite an fp32 ONNX graph to fp16 or int8 (explicit Q/DQ)."""
+    from densenet_deploy import pipeline
+
+    config = checked(lambda: QuantizeConfig(images=images))
+    source = None if data is None else DataConfig(name=data, directory=data_dir)
+    written = pipeline.quantize_file(onnx, precision, config, source, out, tracker(quiet))
+    typer.echo(f"{precision}: {out} ({written / 1e6:.2f} MB)")
+
+
+def build(
+    onnx: Annotated[Path, typer.Argument(help="ONNX file.")],
+    out: Annotated[Path, typer.Option("--out", help="Engine file to write.")],
+    backend: Annotated[EngineBackend, typer.Option("--backend")] = "tensorrt-rtx",
+    batch: Annotated[str, typer.Option("--batch", metavar="MIN,OPT,MAX")] = "1,8,64",
+    compute_capability: Annotated[
+        list[str] | None,
+        typer.Option("--compute-capability", help="Target of a TensorRT-RTX engine; repeatable."),
+    ] = None,
+    quiet: Quiet = False,
+) -> None:
+    """Compile an engine from an ONNX graph; its precision is the graph's."""
+    from densenet_deploy import build as builder
+    from densenet_deploy.files import replacing_file
+
+    capabilities = tuple(compute_capability or BuildConfig().compute_capabilities)
+    config = checked(lambda: BuildConfig(backend, batch_bounds(batch), capabilities))
+    engine = builder.build_engine(onnx, config, tracker(quiet))
+    with replacing_file(out) as temporary:
+        temporary.write_bytes(engine)
+    version = builder.engine_version(config.backend)
+    typer.echo(f"engine: {out} ({len(engine) / 1e6:.2f} MB, {backend} {version})")
+
+
+def train(
+    recipe: RecipeArgument = DEFAULT_RECIPE,
+    out: Out = None,
+    epochs: Annotated[int | None, typer.Option("--epochs", help="Instead of the recipe's.")] = None,
+    validation: Annotated[
+        int, typer.Option("--validation", help="Hold out so many training images to choose by.")
+    ] = 0,
+    data_dir: DataDirectory = "",
+    quiet: Quiet = False,
+) -> None:
+    """Train a recipe's model; run the same command again to resume after an interruption."""
+    from densenet_deploy import pipeline
+
+    chosen = _with_data(choose_recipe(recipe), True, data_dir)
+    changes: dict[str, Any] = {"validation_images": validation} if validation else {}
+    if epochs is not None:
+        changes["epochs"] = epochs
+    chosen = replace(chosen, train=checked(lambda: replace(chosen.train, **changes)))
+    directory = out or default_out(f"{chosen.name}-train")
+    last = pipeline.train_model(chosen, directory, tracker(quiet))[-1]
+    typer.echo(
+        f"epoch {last['epoch']}: loss {last['loss']:.4f}, top-1 {last['evaluation_top1']:.2f} % "
+        f"on {last['evaluation_images']} images"
+    )
+    typer.echo(f"weights: {directory / 'model.safetensors'}, log: {directory / 'metrics.jsonl'}")
+
+
+def _with_data(recipe: Recipe, full: bool, data_dir: str) -> Recipe:
+    data = recipe.data
+    if full or data_dir:
+        data = replace(data, sample=False, directory=data_dir or data.directory)
+    return replace(recipe, data=data)

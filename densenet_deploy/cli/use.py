@@ -1,0 +1,252 @@
+"""Commands that use a bundle: verify, bench, report, predict."""
+
+from __future__ import annotations
+
+import dataclasses
+import json as jsonlib
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import typer
+
+from densenet_deploy import environment
+from densenet_deploy import report as reporting
+from densenet_deploy.bundle import MANIFEST, Bundle, open_bundle
+from densenet_deploy.cli import show
+from densenet_deploy.cli.options import (
+    DataDirectory,
+    Full,
+    Json,
+    Precisions,
+    Quiet,
+    checked,
+    integers,
+    precisions,
+    tracker,
+)
+from densenet_deploy.data import ASSETS
+from densenet_deploy.errors import BackendError, DataError
+from densenet_deploy.files import replacing_file
+from densenet_deploy.recipe import Precision, parse_recipe
+from densenet_deploy.results import Skipped
+from densenet_deploy.runtime import BACKENDS, open_runner, runs, why_unavailable
+
+SHIPPED = ASSETS / "bundle"
+BundleArgument = Annotated[
+    Path | None, typer.Argument(help="Bundle directory (default: the one that is shipped).")
+]
+Backends = Annotated[
+    list[str] | None,
+    typer.Option("--backend", help="Repeatable (default: every one that can run here)."),
+]
+
+
+def verify(
+    bundle: BundleArgument = None,
+    backend: Backends = None,
+    precision: Precisions = None,
+    full: Full = False,
+    data_dir: DataDirectory = "",
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Compare every precision and backend with PyTorch fp32 on test images; exit 1 on failure."""
+    from densenet_deploy import data
+    from densenet_deploy import verify as verifying
+
+    opened = open_bundle(bundle or SHIPPED)
+    recipe = parse_recipe(opened.manifest.recipe, MANIFEST)
+    config = recipe.data
+    if full or data_dir:
+        config = dataclasses.replace(config, sample=False, directory=data_dir or config.directory)
+    images = data.load(config, "test", opened.manifest.preprocessing)
+    chosen, skipped = _backends(backend)
+    parity = verifying.verify(
+        opened, images, recipe.verify, chosen, _precisions(opened, precision), tracker(quiet)
+    )
+    if json:
+        show.as_json({"parity": [p.to_dict() for p in parity], "skipped": skipped})
+    else:
+        typer.echo(f"{images.source}, compared with {parity[0].reference if parity else '-'}")
+        for record in parity:
+            typer.echo(record.summary())
+        for item in skipped:
+            typer.echo(f"skipped {item}")
+    if not all(parity):
+        raise typer.Exit(1)
+
+
+def bench(
+    bundle: BundleArgument = None,
+    backend: Backends = None,
+    precision: Precisions = None,
+    batch: Annotated[str, typer.Option("--batch", help="Batch sizes, such as 1,8.")] = "",
+    seconds: Annotated[
+        float | None, typer.Option("--seconds", help="Timed seconds of each row.")
+    ] = None,
+    threads: Annotated[int, typer.Option("--threads", help="CPU threads; 0 for all cores.")] = 0,
+    out: Annotated[
+        Path | None, typer.Option("--out", help="Write the records, raw latencies included.")
+    ] = None,
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Measure latency and throughput of a bundle on every backend available here."""
+    from densenet_deploy import bench as benching
+
+    opened = open_bundle(bundle or SHIPPED)
+    config = parse_recipe(opened.manifest.recipe, MANIFEST).bench
+    changes: dict[str, Any] = {"threads": threads}
+    if batch:
+        changes["batch_sizes"] = integers(batch, "--batch")
+    if seconds is not None:
+        changes["seconds"] = seconds
+    config = checked(lambda: dataclasses.replace(config, **changes))
+    chosen, skipped = _backends(backend)
+    wanted = _precisions(opened, precision)
+    for name in chosen:
+        if not any(runs(name, item) for item in wanted):
+            skipped.append(Skipped(name, "it is the fp32 reference"))
+    measured = benching.bench(opened, chosen, wanted, config, tracker(quiet))
+    records = {
+        "bundle_digest": opened.digest,
+        "parity": _recorded(opened).get("parity", []),
+        "measurements": [item.to_dict() for item in measured],
+        "skipped": [dataclasses.asdict(item) for item in skipped],
+        "environment": environment.describe(),
+    }
+    if out:
+        with replacing_file(out) as temporary:
+            temporary.write_text(jsonlib.dumps(records) + "\n", encoding="utf-8")
+    if json:
+        show.as_json(records)
+        return
+    show.results(records, opened.manifest.description)
+    if records["parity"]:
+        first = records["parity"][0]
+        typer.echo(f"accuracy as recorded in the bundle: {first['source']}")
+
+
+def report(
+    source: Annotated[Path, typer.Argument(help="Bundle directory, or records from bench --out.")],
+    out: Annotated[Path, typer.Option("--out", help="Directory for report.md, report.png.")] = (
+        Path("work/report")
+    ),
+    into: Annotated[
+        Path | None,
+        typer.Option("--into", help="Markdown file with <!-- results:begin/end --> to fill in."),
+    ] = None,
+) -> None:
+    """Render Markdown and a picture, latency against accuracy, from a bundle or records."""
+    records, title = _records(source)
+    if into:
+        if not into.is_file():
+            raise DataError(f"{into} does not exist", expected="a Markdown file")
+        body = reporting.markdown(records, title).split("\n", 2)[2]
+        text = reporting.insert(into.read_text(encoding="utf-8"), "results", body)
+        with replacing_file(into) as temporary:
+            temporary.write_text(text, encoding="utf-8")
+        typer.echo(f"table: {into}")
+        return
+    out.mkdir(parents=True, exist_ok=True)
+    text = reporting.markdown(records, title)
+    with replacing_file(out / "report.md") as temporary:
+        temporary.write_text(text, encoding="utf-8")
+    reporting.plot(records, out / "report.png", title)
+    typer.echo(f"report: {out / 'report.md'}, {out / 'report.png'}")
+
+
+def predict(
+    bundle: Annotated[Path, typer.Argument(help="Bundle directory, or `shipped`.")],
+    images: Annotated[list[Path], typer.Argument(help="Image files.")],
+    backend: Annotated[str, typer.Option("--backend")] = "onnxruntime",
+    precision: Annotated[Precision, typer.Option("--precision")] = "fp32",
+    top: Annotated[int, typer.Option("--top", min=1, help="Classes to print.")] = 3,
+    json: Json = False,
+) -> None:
+    """Classify image files: labels and probabilities."""
+    opened = open_bundle(SHIPPED if str(bundle) == "shipped" else bundle)
+    manifest = opened.manifest
+    pixels = np.stack([manifest.preprocessing.read(path) for path in images])
+    _, _, high = manifest.batch
+    logits = []
+    with open_runner(opened, backend, precision) as runner:
+        for start in range(0, len(pixels), high):
+            logits.append(
+                runner.logits(manifest.preprocessing.normalise(pixels[start : start + high]))
+            )
+    found = [
+        (str(path), _top(row, manifest.labels, top))
+        for path, row in zip(images, np.concatenate(logits), strict=True)
+    ]
+    if json:
+        predictions = [{"image": image, "classes": classes} for image, classes in found]
+        show.as_json({"predictions": predictions, "speed_only": manifest.speed_only})
+        return
+    for image, classes in found:
+        listed = ", ".join(f"{c['label']} {100 * c['probability']:.1f} %" for c in classes)
+        typer.echo(f"{image}: {listed}")
+    if manifest.speed_only:
+        typer.echo("speed only: the weights are seeded noise, so these answers mean nothing")
+
+
+def _top(logits: Any, labels: tuple[str, ...], count: int) -> list[dict[str, Any]]:
+    exponentials = np.exp(logits.astype(np.float64) - logits.max())
+    probabilities = exponentials / exponentials.sum()
+    best = np.argsort(-probabilities)[:count]
+    return [
+        {
+            "class": int(index),
+            "label": labels[index] if labels else str(index),
+            "probability": float(probabilities[index]),
+        }
+        for index in best
+    ]
+
+
+def _backends(asked: list[str] | None) -> tuple[list[str], list[Skipped]]:
+    """(those that run here, those that do not and why); one that was asked for must run."""
+    reasons = {name: why_unavailable(name) for name in asked or BACKENDS}
+    if asked and (missing := [name for name in asked if reasons[name]]):
+        raise BackendError(f"{missing[0]} cannot run here: {reasons[missing[0]]}")
+    skipped = [Skipped(name, reason) for name, reason in reasons.items() if reason]
+    available = [name for name, reason in reasons.items() if not reason]
+    if not available:
+        raise BackendError("no backend can run here", remedy="pip install 'densenet-deploy[ort]'")
+    return available, skipped
+
+
+def _precisions(bundle: Bundle, asked: list[str] | None) -> tuple[Precision, ...]:
+    chosen = precisions(asked) or bundle.precisions
+    for precision in chosen:
+        bundle.model(precision)
+    return chosen
+
+
+def _recorded(bundle: Bundle) -> dict[str, Any]:
+    name = bundle.manifest.records.get("run")
+    if name is None:
+        return {}
+    records: dict[str, Any] = jsonlib.loads(bundle.file(name).read_text(encoding="utf-8"))
+    return records
+
+
+def _records(source: Path) -> tuple[dict[str, Any], str]:
+    if source.is_dir():
+        bundle = open_bundle(source)
+        records = _recorded(bundle)
+        if not records:
+            raise DataError(
+                f"{source} has no records", remedy="make the bundle with: densenet-deploy run"
+            )
+        return records, bundle.manifest.description
+    try:
+        records = jsonlib.loads(source.read_text(encoding="utf-8"))
+        reporting.rows(records)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise DataError(
+            f"{source} holds no benchmark records ({type(error).__name__})",
+            expected="a bundle, or a file written by bench --out",
+        ) from None
+    return records, source.stem

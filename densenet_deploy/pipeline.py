@@ -1,0 +1,200 @@
+"""From a recipe to a bundle: a page of calls, each from value to value."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import onnx_ir as ir
+
+from densenet_deploy import data, environment, report, schema
+from densenet_deploy.assemble import write_engines, write_models
+from densenet_deploy.bench import bench
+from densenet_deploy.bundle import (
+    MANIFEST,
+    Bundle,
+    open_bundle,
+    write_manifest,
+)
+from densenet_deploy.errors import (
+    BackendError,
+    CheckFailedError,
+    GraphError,
+    MissingDependencyError,
+)
+from densenet_deploy.export import (
+    from_bytes,
+    to_bytes,
+)
+from densenet_deploy.files import replacing_directory, replacing_file
+from densenet_deploy.model import create_model
+from densenet_deploy.preprocess import Preprocessing
+from densenet_deploy.progress import Track, silent
+from densenet_deploy.quantize import quantize
+from densenet_deploy.recipe import DataConfig, Precision, QuantizeConfig, Recipe
+from densenet_deploy.results import Measurement, Parity, Skipped
+from densenet_deploy.runtime import BACKENDS, why_unavailable
+from densenet_deploy.source import prepare, preprocessing_for
+from densenet_deploy.train import train
+from densenet_deploy.verify import verify
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """What a run produced and measured."""
+
+    bundle: Bundle
+    parity: tuple[Parity, ...]
+    measurements: tuple[Measurement, ...]
+    skipped: tuple[Skipped, ...]
+    rewrites: str
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return {
+            "bundle": str(self.bundle.path),
+            "digest": self.bundle.digest,
+            "rewrites": self.bundle.manifest.rewrites,
+            "parity": [record.to_dict() for record in self.parity],
+            "measurements": [record.to_dict() for record in self.measurements],
+            "skipped": [dataclasses.asdict(record) for record in self.skipped],
+            "environment": environment.describe(),
+        }
+
+
+def run(recipe: Recipe, out: Path, track: Track = silent, engines: bool = True) -> RunResult:
+    """Export, quantize, build, verify, bench, report: one bundle, published only if it passes.
+
+    Args:
+        recipe: What to make.
+        out: The bundle's directory; replaced as a whole at the end.
+        track: Progress reporter.
+        engines: Whether to build engines.
+
+    Raises:
+        CheckFailedError: A graph misses its acceptance contract; `out` stays as it was.
+        DeployError: Whatever a stage found wrong.
+    """
+    source = prepare(recipe)
+    available = [backend for backend in BACKENDS if not why_unavailable(backend)]
+    skipped = [Skipped(b, why_unavailable(b)) for b in BACKENDS if b not in available]
+    with replacing_directory(out, MANIFEST) as staging:
+        manifest, rewrites = write_models(source, recipe, staging, track)
+        try:
+            if engines:
+                manifest = write_engines(manifest, recipe, staging, track)
+        except (MissingDependencyError, BackendError) as error:
+            skipped.append(Skipped(f"{recipe.build.backend} engines", str(error)))
+        bundle = write_manifest(staging, manifest)
+        parity = verify(bundle, source.test, recipe.verify, available, track=track)
+        if failed := [record.summary() for record in parity if not record]:
+            raise CheckFailedError.collect(f"{recipe.name} misses its contract", failed)
+        measured = bench(bundle, available, bundle.precisions, recipe.bench, track)
+        result = RunResult(bundle, tuple(parity), tuple(measured), tuple(skipped), rewrites)
+        records = staging / "records.json"
+        records.write_text(json.dumps(result.to_dict() | {"bundle": ""}) + "\n", encoding="utf-8")
+        report.write(result.to_dict(), manifest.description, staging)
+        write_manifest(staging, dataclasses.replace(manifest, records={"run": records.name}))
+    return dataclasses.replace(result, bundle=open_bundle(out))
+
+
+def export_bundle(recipe: Recipe, out: Path, track: Track = silent) -> tuple[Bundle, str]:
+    """Exports and quantizes only: a bundle without engines and records.
+
+    Returns:
+        The bundle, and what the rewrites did.
+
+    Raises:
+        DeployError: Whatever a stage found wrong; `out` stays as it was.
+    """
+    source = prepare(recipe)
+    with replacing_directory(out, MANIFEST) as staging:
+        manifest, rewrites = write_models(source, recipe, staging, track)
+        write_manifest(staging, manifest)
+    return open_bundle(out), rewrites
+
+
+def quantize_file(
+    onnx_file: Path,
+    precision: Precision,
+    config: QuantizeConfig,
+    images: DataConfig | None,
+    out: Path,
+    track: Track = silent,
+) -> int:
+    """Quantizes an fp32 ONNX file; preprocessing comes from the file's own metadata.
+
+    Args:
+        onnx_file: As `export` wrote it.
+        precision: To convert to.
+        config: Calibration settings.
+        images: Data set whose training images calibrate int8; by default Fashion-MNIST for a
+            file that was exported for it, synthetic images for one that is speed only.
+        out: File to write.
+        track: Progress reporter.
+
+    Returns:
+        Bytes written.
+
+    Raises:
+        GraphError: Not an fp32 ONNX model.
+        DataError: No calibration images for trained weights.
+    """
+    if not onnx_file.is_file():
+        raise GraphError(f"{onnx_file} does not exist", expected="an ONNX file")
+    model = from_bytes(onnx_file.read_bytes(), str(onnx_file))
+    calibration = None
+    if precision == "int8":
+        preprocessing = _embedded_preprocessing(model, onnx_file)
+        if images is not None:
+            pixels = data.load(images, "train", preprocessing).pixels
+        elif model.metadata_props.get("densenet_deploy.speed_only") == "true":
+            pixels = data.synthetic(config.images, preprocessing).pixels
+        else:
+            pixels = data.none(preprocessing).pixels
+        calibration = preprocessing.normalise(pixels[: config.images])
+    written = to_bytes(quantize(model, precision, config, calibration, track))
+    with replacing_file(out) as temporary:
+        temporary.write_bytes(written)
+    return len(written)
+
+
+def _embedded_preprocessing(model: ir.Model, onnx_file: Path) -> Preprocessing:
+    problems: list[str] = []
+    try:
+        table = json.loads(model.metadata_props.get("densenet_deploy.preprocessing", "null"))
+    except json.JSONDecodeError:
+        table = None
+    preprocessing = schema.read(Preprocessing, table, "preprocessing", problems)
+    if preprocessing is None:
+        raise GraphError(
+            f"{onnx_file} does not say how its images are preprocessed",
+            expected="a file written by densenet-deploy export",
+        )
+    return preprocessing
+
+
+def train_model(recipe: Recipe, out: Path, track: Track = silent) -> list[dict[str, Any]]:
+    """Trains a recipe's model from its seed, or resumes.
+
+    Returns:
+        One record for each epoch.
+
+    Raises:
+        DataError: The data set is not there.
+        CheckpointError: `out` holds another run.
+    """
+    preprocessing = preprocessing_for(recipe, recipe.model.input_shape)
+    config = recipe.train
+    images = data.load(recipe.data, "train", preprocessing)
+    if config.validation_images:
+        images, evaluation = images.split(config.validation_images, config.seed)
+    else:
+        evaluation = data.load(recipe.data, "test", preprocessing)
+    model = create_model(
+        recipe.model.variant, recipe.model.input_shape, recipe.model.classes, config.seed
+    )
+    return train(model, config, images, evaluation, preprocessing, out, track)

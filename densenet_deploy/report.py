@@ -1,0 +1,186 @@
+"""Tables and one picture from a run's records: Markdown for people, the same rows everywhere."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from densenet_deploy.errors import DataError, MissingDependencyError
+from densenet_deploy.files import replacing_file
+from densenet_deploy.results import milliseconds
+
+HEADER = (
+    "precision",
+    "backend",
+    "top-1 %",
+    "agreement %",
+    "batch",
+    "p50 ms",
+    "p90 ms",
+    "p99 ms",
+    "images/s",
+)
+METHOD = (
+    "Latency is one request on the host, normalised images in to logits out, after warm-up to a "
+    "steady median, each backend in a process of its own; no sample is dropped, and a percentile "
+    "the sample cannot show is left out."
+)
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the table: accuracy beside speed."""
+
+    precision: str
+    backend: str
+    top1: float | None
+    agreement: float | None
+    batch: int
+    p50: float | None
+    p90: float | None
+    p99: float | None
+    images_per_second: float
+
+    def cells(self) -> tuple[str, ...]:
+        """The row as text, in the order of `HEADER`."""
+        return (
+            self.precision,
+            self.backend,
+            "-" if self.top1 is None else f"{self.top1:.2f}",
+            "-" if self.agreement is None else f"{self.agreement:.2f}",
+            str(self.batch),
+            milliseconds(self.p50),
+            milliseconds(self.p90),
+            milliseconds(self.p99),
+            f"{self.images_per_second:.0f}",
+        )
+
+
+def rows(records: dict[str, Any]) -> list[Row]:
+    """Joins parity and measurements by precision and backend."""
+    accuracy: dict[tuple[str, str], tuple[float | None, float | None]] = {}
+    for parity in records.get("parity", ()):
+        accuracy[parity["precision"], parity["backend"]] = (parity["top1"], parity["agreement"])
+        reference = parity["reference"].split()[0]
+        accuracy.setdefault(("fp32", reference), (parity["reference_top1"], 100.0))
+    joined = []
+    for item in records.get("measurements", ()):
+        key = (item["precision"], item["backend"])
+        top1, agreement = accuracy.get(key, (None, None))
+        latency = {f"p{percent}": item[f"p{percent}_seconds"] for percent in (50, 90, 99)}
+        joined.append(
+            Row(
+                *key,
+                top1,
+                agreement,
+                item["batch"],
+                **latency,
+                images_per_second=item["images_per_second"],
+            )
+        )
+    return joined
+
+
+def markdown(records: dict[str, Any], title: str) -> str:
+    """The report as Markdown.
+
+    Raises:
+        MissingDependencyError: jinja2 is not installed.
+    """
+    try:
+        import jinja2
+    except ImportError:
+        raise MissingDependencyError("jinja2", "report", "a report") from None
+    template = Path(__file__).with_name("report.md.j2").read_text(encoding="utf-8")
+    environment = jinja2.Environment(undefined=jinja2.StrictUndefined, autoescape=False)
+    text: str = environment.from_string(template).render(
+        title=title,
+        images=_images(records),
+        rows=rows(records),
+        skipped=records.get("skipped", ()),
+        method=METHOD,
+        machine=_machine(records.get("environment", {})),
+    )
+    return text
+
+
+def _images(records: dict[str, Any]) -> str:
+    parity = records.get("parity", ())
+    if not parity:
+        return "Accuracy was not measured."
+    first = parity[0]
+    return f"Accuracy on {first['source']}, compared with {first['reference']}."
+
+
+def _machine(environment: dict[str, Any]) -> str:
+    packages = ", ".join(f"{k} {v}" for k, v in environment.get("packages", {}).items())
+    return (
+        f"Measured on {environment.get('cpu', 'an unknown processor')}, "
+        f"{environment.get('cores', '?')} cores, {environment.get('system', '')}, "
+        f"Python {environment.get('python', '?')}, {packages}."
+    )
+
+
+def plot(records: dict[str, Any], path: Path, title: str) -> None:
+    """Writes a PNG: median latency of each precision and backend against its accuracy.
+
+    Raises:
+        MissingDependencyError: matplotlib is not installed.
+    """
+    try:
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+    except ImportError:
+        raise MissingDependencyError("matplotlib", "report", "the report's picture") from None
+    points = rows(records)
+    smallest = min((row.batch for row in points), default=1)
+    figure = Figure(figsize=(7, 4.2), dpi=130, layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots()
+    labelled = any(row.top1 is not None for row in points)
+    markers = {"fp32": "o", "fp16": "s", "int8": "^"}
+    colours: dict[str, str] = {}
+    for row in points:
+        accuracy = row.top1 if labelled else row.agreement
+        if row.batch != smallest or row.p50 is None or accuracy is None:
+            continue
+        colour = colours.setdefault(row.backend, f"C{len(colours)}")
+        label, marker = f"{row.backend} {row.precision}", markers[row.precision]
+        axes.scatter(1000 * row.p50, accuracy, s=60, color=colour, marker=marker, label=label)
+    axes.set_xscale("log")
+    axes.set_xlabel(f"median latency of batch {smallest}, ms (log scale)")
+    axes.set_ylabel("top-1 accuracy, %" if labelled else "agreement with PyTorch fp32, %")
+    axes.set_title(title, fontsize=10)
+    axes.grid(alpha=0.3, which="both")
+    if axes.get_legend_handles_labels()[0]:
+        axes.legend(fontsize=7, loc="center left", bbox_to_anchor=(1.01, 0.5))
+    with replacing_file(path) as temporary:
+        figure.savefig(temporary, format="png")
+
+
+def write(records: dict[str, Any], title: str, directory: Path) -> list[Path]:
+    """Writes report.md and report.png; what cannot be made for want of a package is left out."""
+    written = []
+    try:
+        (directory / "report.md").write_text(markdown(records, title), encoding="utf-8")
+        written.append(directory / "report.md")
+        plot(records, directory / "report.png", title)
+        written.append(directory / "report.png")
+    except MissingDependencyError:
+        pass
+    return written
+
+
+def insert(text: str, marker: str, content: str) -> str:
+    """Replaces what stands between `<!-- MARKER:begin -->` and `<!-- MARKER:end -->`.
+
+    Raises:
+        DataError: The text has no such pair of markers.
+    """
+    begin, end = f"<!-- {marker}:begin -->", f"<!-- {marker}:end -->"
+    pattern = re.compile(f"{re.escape(begin)}.*?{re.escape(end)}", re.DOTALL)
+    if not pattern.search(text):
+        raise DataError("the document has no place for the table", expected=f"{begin} ... {end}")
+    return pattern.sub(lambda _: f"{begin}\n{content.strip()}\n{end}", text)

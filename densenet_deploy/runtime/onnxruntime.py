@@ -1,0 +1,43 @@
+"""ONNX Runtime, on the CPU or through its CUDA execution provider."""
+
+from __future__ import annotations
+
+import onnxruntime as ort
+
+from densenet_deploy.bundle import Bundle
+from densenet_deploy.errors import BackendError
+from densenet_deploy.recipe import Precision
+from densenet_deploy.runtime.runner import Array, Runner
+
+_PROVIDERS = {
+    "onnxruntime": "CPUExecutionProvider",
+    "onnxruntime-cuda": "CUDAExecutionProvider",
+}
+
+
+def open_model(bundle: Bundle, backend: str, precision: Precision, threads: int) -> Runner:
+    """Loads a graph; see `densenet_deploy.runtime.open_runner`."""
+    provider = _PROVIDERS[backend]
+    options = ort.SessionOptions()
+    options.log_severity_level = 3
+    options.intra_op_num_threads = threads
+    path = bundle.model(precision)
+    try:
+        session = ort.InferenceSession(str(path), options, providers=[provider])
+    except Exception as error:  # its exceptions share no public base
+        reason = str(error).splitlines()[0][:200]
+        raise BackendError(f"{backend} refuses {path.name}: {reason}") from None
+    if session.get_providers()[0] != provider:
+        raise BackendError(
+            f"{backend} fell back to {session.get_providers()[0]}",
+            expected=provider,
+            remedy="install the CUDA and cuDNN libraries that onnxruntime-gpu needs",
+        )
+    session.disable_fallback()
+    name, output = bundle.manifest.input.name, bundle.manifest.output.name
+
+    def infer(images: Array) -> Array:
+        logits: Array = session.run([output], {name: images})[0]
+        return logits
+
+    return Runner(bundle, backend, precision, infer)

@@ -1,0 +1,35 @@
+"""OpenVINO on the CPU."""
+
+from __future__ import annotations
+
+import openvino
+
+from densenet_deploy.bundle import Bundle
+from densenet_deploy.environment import usable_cores
+from densenet_deploy.errors import BackendError
+from densenet_deploy.recipe import Precision
+from densenet_deploy.runtime.runner import Array, Runner
+
+
+def open_model(bundle: Bundle, backend: str, precision: Precision, threads: int) -> Runner:
+    """Loads a graph; see `densenet_deploy.runtime.open_runner`."""
+    settings = {
+        # Its default on recent CPUs is bf16: less exact than the graph says, and slower here.
+        "INFERENCE_PRECISION_HINT": "f32",
+        "PERFORMANCE_HINT": "LATENCY",
+        "INFERENCE_NUM_THREADS": threads or usable_cores(),
+    }
+    path = bundle.model(precision)
+    try:
+        compiled = openvino.Core().compile_model(str(path), "CPU", settings)
+    except RuntimeError as error:
+        reason = str(error).strip().splitlines()[-1][:200]
+        raise BackendError(f"{backend} refuses {path.name}: {reason}") from None
+    request = compiled.create_infer_request()
+
+    def infer(images: Array) -> Array:
+        # The request owns its output buffer and reuses it: hand out a copy.
+        logits: Array = request.infer({0: images}, share_inputs=True)[0].copy()
+        return logits
+
+    return Runner(bundle, backend, precision, infer)

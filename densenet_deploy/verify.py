@@ -1,0 +1,151 @@
+"""Accuracy parity: every precision and backend against PyTorch fp32 on the same real images."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from densenet_deploy.bundle import Bundle
+from densenet_deploy.data import ImageSet
+from densenet_deploy.errors import BackendError
+from densenet_deploy.progress import Track, silent
+from densenet_deploy.recipe import Precision, Tolerance, VerifyConfig
+from densenet_deploy.results import Parity
+from densenet_deploy.runtime import open_runner, runs, why_unavailable
+from densenet_deploy.runtime.runner import Array, Runner
+
+
+def verify(
+    bundle: Bundle,
+    images: ImageSet,
+    config: VerifyConfig,
+    backends: Sequence[str],
+    precisions: Sequence[Precision] = (),
+    track: Track = silent,
+) -> list[Parity]:
+    """Compares what `backends` answer with the reference's answers.
+
+    The reference is PyTorch fp32; where torch is not installed, the fp32 graph on the first
+    backend, and the records say so.
+
+    Args:
+        bundle: What to verify.
+        images: Test images.
+        config: The acceptance contract.
+        backends: Available backends.
+        precisions: Some of the bundle's; all by default.
+        track: Progress reporter.
+
+    Raises:
+        BackendError: No backend but the reference was given.
+    """
+    reference_backend = "pytorch" if not why_unavailable("pytorch") else backends[0]
+    pairs = [
+        (backend, precision)
+        for backend in backends
+        for precision in precisions or bundle.precisions
+        if backend != "pytorch" and runs(backend, precision)
+    ]
+    if not pairs:
+        raise BackendError(
+            f"nothing to compare on {', '.join(backends)}",
+            expected="a backend besides the reference",
+        )
+    with open_runner(bundle, reference_backend, "fp32") as runner:
+        reference = predict(runner, images, track)
+    results = []
+    for backend, precision in pairs:
+        with open_runner(bundle, backend, precision) as runner:
+            candidate = predict(runner, images, track)
+        results.append(
+            compare(
+                reference,
+                candidate,
+                images,
+                config.tolerances.get(precision, Tolerance()),
+                precision,
+                backend,
+                f"{reference_backend} fp32",
+            )
+        )
+    return results
+
+
+def predict(runner: Runner, images: ImageSet, track: Track = silent) -> Array:
+    """Logits (N, classes) of all images, in batches the bundle allows."""
+    low, _, high = runner.manifest.batch
+    size = max(low, min(high, 64))
+    starts = range(0, len(images), size)
+    title = f"Verifying {runner.backend} {runner.precision}"
+    parts = []
+    for start in track(starts, title, len(starts)):
+        pixels = images.pixels[start : start + size]
+        count = len(pixels)
+        if count < low:  # a last batch below the least allowed size is padded and cut
+            pixels = np.concatenate([pixels, np.repeat(pixels[-1:], low - count, axis=0)])
+        parts.append(runner.logits(runner.manifest.preprocessing.normalise(pixels))[:count])
+    return np.concatenate(parts)
+
+
+def compare(
+    reference: Array,
+    candidate: Array,
+    images: ImageSet,
+    tolerance: Tolerance,
+    precision: Precision,
+    backend: str,
+    reference_name: str,
+) -> Parity:
+    """Parity of two sets of logits (N, classes) of the same images."""
+    labelled = len(images.labels) > 0 and int(images.labels.min()) >= 0
+    top1 = accuracy(candidate, images.labels, 1) if labelled else None
+    reference_top1 = accuracy(reference, images.labels, 1) if labelled else None
+    agreement = 100 * float((candidate.argmax(1) == reference.argmax(1)).mean())
+    max_abs = float(np.abs(candidate - reference).max())
+    cosine = _cosine(reference, candidate)
+    nonfinite = int((~np.isfinite(candidate)).sum())
+
+    failures = []
+    if nonfinite:
+        failures.append(f"{nonfinite} logits are NaN or infinite")
+    if top1 is not None and reference_top1 is not None:
+        drop = reference_top1 - top1
+        if not drop <= tolerance.top1_drop + 1e-9:
+            failures.append(f"top-1 drops {drop:.2f} points, allowed {tolerance.top1_drop}")
+    if not agreement >= tolerance.agreement - 1e-9:
+        failures.append(f"agreement {agreement:.2f} %, required {tolerance.agreement} %")
+    if tolerance.max_abs and not max_abs <= tolerance.max_abs:
+        failures.append(f"max |d logit| {max_abs:.3g}, allowed {tolerance.max_abs}")
+    if not cosine >= tolerance.cosine:
+        failures.append(f"cosine {cosine:.6f}, required {tolerance.cosine}")
+    return Parity(
+        precision=precision,
+        backend=backend,
+        reference=reference_name,
+        source=images.source,
+        images=len(reference),
+        top1=top1,
+        top5=accuracy(candidate, images.labels, 5) if labelled else None,
+        reference_top1=reference_top1,
+        agreement=agreement,
+        max_abs=max_abs,
+        cosine=cosine,
+        nonfinite=nonfinite,
+        tolerance=tolerance,
+        failures=tuple(failures),
+    )
+
+
+def accuracy(logits: Array, labels: NDArray[np.int64], k: int) -> float:
+    """Share of images whose label is among the k largest logits, in percent."""
+    k = min(k, logits.shape[1])
+    best = np.argpartition(-logits, k - 1, axis=1)[:, :k]
+    return 100 * float((best == labels[:, None]).any(axis=1).mean())
+
+
+def _cosine(a: Array, b: Array) -> float:
+    x, y = a.astype(np.float64).ravel(), b.astype(np.float64).ravel()
+    norm = float(np.linalg.norm(x) * np.linalg.norm(y))
+    return float(x @ y) / norm if norm else float(np.array_equal(x, y))

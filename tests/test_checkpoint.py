@@ -1,0 +1,333 @@
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import re
+import struct
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from torchvision.models import densenet as torchvision_densenet
+
+from densenet_deploy import checkpoint
+from densenet_deploy.checkpoint import CheckpointInfo
+from densenet_deploy.errors import CheckpointError
+from densenet_deploy.model import DenseNet, create_model
+from densenet_deploy.preprocess import CIFAR10, FASHION_MNIST
+from densenet_deploy.spec import DenseNetSpec
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+NAME = "densenet-bc-10-4"
+INFO = CheckpointInfo(
+    create_model(NAME, (1, 28, 28)).spec,
+    FASHION_MNIST,
+    ("T-shirt/top", "Trouser", "größe"),
+    {"config": {"epochs": 3}, "final": {"loss": 0.25}, "notes": ["a", 1]},
+)
+
+
+def trained(seed: int = 0) -> DenseNet:
+    """A model whose BatchNorm statistics and counters are no longer the initial ones."""
+    model = create_model(NAME, (1, 28, 28), seed=seed)
+    generator = torch.Generator().manual_seed(seed)
+    model(torch.randn(8, 1, 28, 28, generator=generator))
+    return model
+
+
+def fresh() -> DenseNet:
+    return create_model(NAME, (1, 28, 28), seed=99)
+
+
+def equal(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
+    return one.keys() == other.keys() and all(torch.equal(one[key], other[key]) for key in one)
+
+
+# --- our own files
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_weights_and_header_come_back(tmp_path: Path, layout: torch.memory_format) -> None:
+    path, model = tmp_path / "model.safetensors", trained()
+    expected = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    checkpoint.save(path, model.to(memory_format=layout), INFO)  # type: ignore[call-overload]
+    loaded = fresh()
+    assert not equal(loaded.state_dict(), expected)
+    checkpoint.load_weights(path, loaded)
+    assert equal(loaded.state_dict(), expected)
+    assert checkpoint.read_info(path) == INFO
+
+
+def test_file_is_plain_safetensors_with_a_json_header(tmp_path: Path) -> None:
+    path, model = tmp_path / "model.safetensors", trained()
+    checkpoint.save(path, model, INFO)
+    assert equal(load_file(path), dict(model.state_dict()))
+    with safe_open(path, framework="pt") as tensors:
+        header = json.loads(tensors.metadata()["densenet_deploy"])
+    assert header["spec"]["growth_rate"] == 4
+    assert header["preprocessing"]["mean"] == [0.286]
+    assert header["labels"] == ["T-shirt/top", "Trouser", "größe"]
+    assert header["training"] == INFO.training
+
+
+def test_header_alone_is_enough_to_rebuild_the_network(tmp_path: Path) -> None:
+    path, model = tmp_path / "model.safetensors", trained()
+    checkpoint.save(path, model, INFO)
+    info = checkpoint.read_info(path)
+    assert info is not None
+    rebuilt = DenseNet(info.spec).eval()
+    checkpoint.load_weights(path, rebuilt)
+    images = torch.randn(2, *info.preprocessing.input_shape)
+    assert torch.equal(rebuilt(images), model.eval()(images))
+
+
+def test_saving_replaces_an_earlier_file_whole(tmp_path: Path) -> None:
+    path = tmp_path / "model.safetensors"
+    checkpoint.save(path, trained(0), INFO)
+    newer = replace(INFO, preprocessing=CIFAR10)
+    checkpoint.save(path, trained(1), newer)
+    loaded = fresh()
+    checkpoint.load_weights(path, loaded)
+    assert equal(loaded.state_dict(), trained(1).state_dict())
+    assert checkpoint.read_info(path) == newer
+    assert [file.name for file in tmp_path.iterdir()] == ["model.safetensors"]
+
+
+def test_loaded_weights_do_not_depend_on_the_file(tmp_path: Path) -> None:
+    path, model = tmp_path / "model.safetensors", fresh()
+    checkpoint.save(path, trained(), INFO)
+    checkpoint.load_weights(path, model)
+    path.write_bytes(b"\0" * path.stat().st_size)  # a mapped file would show this
+    assert equal(model.state_dict(), trained().state_dict())
+
+
+# --- files of other tools
+
+
+def test_foreign_safetensors_has_no_header_but_loads(tmp_path: Path) -> None:
+    path, model = tmp_path / "other.safetensors", fresh()
+    save_file(dict(trained().state_dict()), path, metadata={"format": "pt"})
+    assert checkpoint.read_info(path) is None
+    checkpoint.load_weights(path, model)
+    assert equal(model.state_dict(), trained().state_dict())
+
+
+def test_torch_file_has_no_header_but_loads(tmp_path: Path) -> None:
+    path, model = tmp_path / "model.pth", fresh()
+    torch.save(trained().state_dict(), path)
+    assert checkpoint.read_info(path) is None
+    checkpoint.load_weights(path, model)
+    assert equal(model.state_dict(), trained().state_dict())
+
+
+class PublishedWeights:
+    """A .pth under torchvision's own loader, which modernises the names in place."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def get_state_dict(self, **_: Any) -> dict[str, Tensor]:
+        return torch.load(self.path, weights_only=True)
+
+
+def test_names_of_torchvisions_published_files_are_understood(tmp_path: Path) -> None:
+    # densenet121-a639ec97.pth says denselayer1.norm.1.weight and holds no counters
+    spec = DenseNetSpec(4, (2, 2), 8, "imagenet", True, 0.5, (3, 32, 32), 5)
+    source, ours = DenseNet(spec), DenseNet(spec)
+    theirs = torchvision_densenet.DenseNet(4, (2, 2), 8, num_classes=5)
+    published = {
+        re.sub(r"(denselayer\d+\.(?:norm|conv))([12])", r"\1.\2", name): tensor
+        for name, tensor in source.state_dict().items()
+        if not name.endswith("num_batches_tracked")
+    }
+    assert "features.denseblock2.denselayer1.conv.2.weight" in published
+    torch.save(published, tmp_path / "published.pth")
+    checkpoint.load_weights(tmp_path / "published.pth", ours)
+    torchvision_densenet._load_state_dict(
+        theirs, PublishedWeights(tmp_path / "published.pth"), progress=False
+    )
+    assert equal(ours.state_dict(), theirs.state_dict())
+    assert equal(ours.state_dict(), source.state_dict())
+
+
+def test_missing_counters_are_forgiven(tmp_path: Path) -> None:
+    # torch before 0.4.1 did not write them
+    state = {k: v for k, v in trained().state_dict().items() if "num_batches" not in k}
+    torch.save(state, tmp_path / "old.pth")
+    model = fresh()
+    checkpoint.load_weights(tmp_path / "old.pth", model)
+    assert all(torch.equal(model.state_dict()[name], tensor) for name, tensor in state.items())
+
+
+def test_half_precision_weights_become_fp32(tmp_path: Path) -> None:
+    state = {name: tensor.half() for name, tensor in trained().state_dict().items()}
+    torch.save(state, tmp_path / "half.pth")
+    model = fresh()
+    checkpoint.load_weights(tmp_path / "half.pth", model)
+    assert model.classifier.weight.dtype == torch.float32
+    assert torch.equal(model.classifier.weight, state["classifier.weight"].float())
+
+
+# --- tensors that do not fit
+
+
+def without(state: dict[str, Tensor]) -> None:
+    del state["features.conv0.weight"]
+
+
+def with_one_more(state: dict[str, Tensor]) -> None:
+    state["features.conv9.weight"] = torch.zeros(1)
+
+
+def misshapen(state: dict[str, Tensor]) -> None:
+    state["features.conv0.weight"] = torch.zeros(8, 3, 3, 3)
+
+
+@pytest.mark.parametrize("suffix", [".safetensors", ".pth"])
+@pytest.mark.parametrize(
+    "change, problem",
+    [
+        (without, "features.conv0.weight is missing"),
+        (with_one_more, "features.conv9.weight is unexpected"),
+        (misshapen, "features.conv0.weight has shape (8, 3, 3, 3), expected (8, 1, 3, 3)"),
+    ],
+)
+def test_tensor_that_does_not_fit_is_named(
+    tmp_path: Path, suffix: str, change: Callable[[dict[str, Tensor]], None], problem: str
+) -> None:
+    path, state, model = tmp_path / f"model{suffix}", dict(trained().state_dict()), fresh()
+    change(state)
+    (save_file if suffix == ".safetensors" else torch.save)(state, path)
+    with pytest.raises(CheckpointError, match=re.escape(problem)) as caught:
+        checkpoint.load_weights(path, model)
+    assert "check --model" in str(caught.value).lower()
+    assert equal(model.state_dict(), fresh().state_dict())  # nothing was half loaded
+
+
+def test_weights_of_another_network_name_some_of_many_problems(tmp_path: Path) -> None:
+    path = tmp_path / "model.safetensors"
+    checkpoint.save(path, trained(), INFO)
+    with pytest.raises(CheckpointError, match=r"does not fit this architecture: .*; \.\.\.") as e:
+        checkpoint.load_weights(path, create_model("densenet-bc-40-12"))
+    assert len(str(e.value)) < 800
+
+
+# --- damage and malice
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "model.pth"])
+def test_missing_file_is_named(tmp_path: Path, name: str) -> None:
+    for read in (checkpoint.read_info, lambda path: checkpoint.load_weights(path, fresh())):
+        with pytest.raises(CheckpointError, match=f"{name} does not exist"):
+            read(tmp_path / name)
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "model.pth"])
+@pytest.mark.parametrize("kept", [0, 1, 7, 100, -1])
+def test_truncated_file_is_named(tmp_path: Path, name: str, kept: int) -> None:
+    path, model = tmp_path / name, trained()
+    (checkpoint.save(path, model, INFO) if "safe" in name else torch.save(model.state_dict(), path))
+    path.write_bytes(path.read_bytes()[:kept])
+    with pytest.raises(CheckpointError, match=f"{name} is not a (valid|loadable)"):
+        checkpoint.load_weights(path, fresh())
+
+
+@pytest.fixture(scope="module")
+def intact(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    path = tmp_path_factory.mktemp("intact") / "model.safetensors"
+    checkpoint.save(path, trained(), INFO)
+    return path.read_bytes()
+
+
+@settings(max_examples=150)
+@given(st.integers(0, 2**31), st.integers(1, 255))
+def test_any_damage_to_the_header_is_explained_or_harmless(
+    tmp_path_factory: pytest.TempPathFactory, intact: bytes, place: int, flip: int
+) -> None:
+    path = tmp_path_factory.getbasetemp() / "damaged.safetensors"
+    content = bytearray(intact)
+    (size,) = struct.unpack("<Q", content[:8])
+    content[place % (8 + size)] ^= flip
+    path.write_bytes(content)
+    for read in (checkpoint.read_info, lambda path: checkpoint.load_weights(path, fresh())):
+        try:
+            read(path)
+        except CheckpointError as error:
+            assert "damaged.safetensors" in str(error)
+
+
+def header_file(path: Path, header: str) -> None:
+    save_file(dict(trained().state_dict()), path, metadata={"densenet_deploy": header})
+
+
+@pytest.mark.parametrize(
+    "header, problem",
+    [
+        ("{", "header is not JSON"),
+        ("1" * 5000, "header is not JSON"),
+        ("[" * 100_000, "header is not JSON"),
+        ("[]", "header is [], expected a table"),
+        ("{}", "header spec is missing; header preprocessing is missing; header labels"),
+    ],
+    ids=["syntax", "5,000 digits", "100,000 brackets", "list", "empty"],
+)
+def test_malformed_header_is_explained(tmp_path: Path, header: str, problem: str) -> None:
+    header_file(tmp_path / "model.safetensors", header)
+    with pytest.raises(CheckpointError, match=re.escape(problem)):
+        checkpoint.read_info(tmp_path / "model.safetensors")
+
+
+def test_header_with_an_impossible_network_is_explained(tmp_path: Path) -> None:
+    path = tmp_path / "model.safetensors"
+    checkpoint.save(path, trained(), INFO)
+    with safe_open(path, framework="pt") as tensors:
+        header = json.loads(tensors.metadata()["densenet_deploy"])
+    header["spec"]["input_shape"] = [1, 2, 2]
+    header_file(path, json.dumps(header))
+    with pytest.raises(CheckpointError, match=r"spec: input_shape \(1, 2, 2\) is too small"):
+        checkpoint.read_info(path)
+
+
+class Trap:
+    """Makes a directory where it is unpickled."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.mkdir, (str(self.path),)
+
+
+@pytest.mark.parametrize("writer", ["torch", "torch before 1.6", "pickle"])
+def test_pickled_code_is_refused_and_not_executed(tmp_path: Path, writer: str) -> None:
+    path, sprung = tmp_path / "trap.pth", tmp_path / "sprung"
+    state = dict(trained().state_dict()) | {"trap": Trap(sprung)}
+    if writer == "pickle":
+        path.write_bytes(pickle.dumps(state, protocol=2))
+    else:
+        torch.save(state, path, _use_new_zipfile_serialization=writer == "torch")
+    with pytest.raises(CheckpointError, match=r"trap\.pth is not a loadable torch state dict"):
+        checkpoint.load_weights(path, fresh())
+    assert not sprung.exists()
+    if writer != "pickle":  # the trap is a real one
+        torch.load(path, weights_only=False)
+        assert sprung.exists()
+
+
+@pytest.mark.parametrize(
+    "content", [[1, 2], {"state_dict": {}, "epoch": 3}, {1: torch.zeros(1)}, torch.zeros(3)]
+)
+def test_torch_file_without_a_state_dict_is_refused(tmp_path: Path, content: Any) -> None:
+    torch.save(content, tmp_path / "model.pth")
+    with pytest.raises(CheckpointError, match="holds no plain state dict; expected name to tensor"):
+        checkpoint.load_weights(tmp_path / "model.pth", fresh())
