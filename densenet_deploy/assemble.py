@@ -19,7 +19,7 @@ from densenet_deploy.build import build_engine, engine_version
 from densenet_deploy.bundle import SCHEMA_VERSION, EngineRecord, Manifest, TensorRecord
 from densenet_deploy.data import ImageSet
 from densenet_deploy.export import BATCH, INPUT, OUTPUT, export_onnx, to_bytes
-from densenet_deploy.progress import Track, silent
+from densenet_deploy.progress import Track, once, silent
 from densenet_deploy.quantize import quantize
 from densenet_deploy.recipe import Precision, Recipe
 from densenet_deploy.rewrite import RewriteResult
@@ -37,21 +37,21 @@ def write_models(
     Returns:
         The manifest so far, and what the rewrites did.
     """
-    exported = _export(source, recipe)
+    exported = once(track, "Exporting to ONNX", lambda: _export(source, recipe))
     models: dict[str, str] = {}
     for precision in track(recipe.precisions, "Quantizing graphs"):
         models[precision] = f"{precision}.onnx"
         graph = _quantized(exported, precision, source, recipe)
         (directory / models[precision]).write_bytes(to_bytes(graph))
     info = checkpoint.CheckpointInfo(
-        source.model.spec, source.preprocessing, source.labels, {"speed_only": source.speed_only}
+        source.model.spec, source.preprocessing, source.labels, source.training
     )
     checkpoint.save(directory / "model.safetensors", source.model, info)
     manifest = Manifest(
         schema_version=SCHEMA_VERSION,
         name=recipe.name,
         description=recipe.description,
-        model=recipe.model.variant,
+        model=source.model.spec.name,
         speed_only=source.speed_only,
         target=recipe.export.target,
         batch=recipe.export.batch,

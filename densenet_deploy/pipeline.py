@@ -78,7 +78,7 @@ def run(recipe: Recipe, out: Path, track: Track = silent, engines: bool = True) 
         CheckFailedError: A graph misses its acceptance contract; `out` stays as it was.
         DeployError: Whatever a stage found wrong.
     """
-    source = prepare(recipe)
+    source = prepare(recipe, track)
     available = [backend for backend in BACKENDS if not why_unavailable(backend)]
     skipped = [Skipped(b, why_unavailable(b)) for b in BACKENDS if b not in available]
     with replacing_directory(out, MANIFEST) as staging:
@@ -110,7 +110,7 @@ def export_bundle(recipe: Recipe, out: Path, track: Track = silent) -> tuple[Bun
     Raises:
         DeployError: Whatever a stage found wrong; `out` stays as it was.
     """
-    source = prepare(recipe)
+    source = prepare(recipe, track)
     with replacing_directory(out, MANIFEST) as staging:
         manifest, rewrites = write_models(source, recipe, staging, track)
         write_manifest(staging, manifest)

@@ -5,7 +5,7 @@ Library calls are silent by default; the command line passes `bar`.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sized
+from collections.abc import Callable, Iterable, Iterator, Sized
 from typing import Protocol, TypeVar
 
 T = TypeVar("T")
@@ -26,6 +26,12 @@ def silent(
 ) -> Iterator[T]:
     """Reports nothing."""
     yield from items
+
+
+def once(track: Track, description: str, action: Callable[[], T]) -> T:
+    """Runs one long call that cannot tell how far it is, under a bar of a single step."""
+    results = [run() for run in track([action], description, 1)]
+    return results[0]
 
 
 def bar(

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from densenet_deploy import checkpoint, data
+from densenet_deploy.checkpoint import CheckpointInfo
 from densenet_deploy.data import ImageSet
+from densenet_deploy.errors import CheckpointError
 from densenet_deploy.export import calibrate_batchnorm
 from densenet_deploy.model import DenseNet, create_model
 from densenet_deploy.preprocess import IMAGENET, Preprocessing
+from densenet_deploy.progress import Track, once, silent
 from densenet_deploy.recipe import Recipe
-from densenet_deploy.spec import variant
+from densenet_deploy.spec import DenseNetSpec, variant
 
 _TEST_IMAGES = 16  # synthetic ones
 _BATCHNORM_IMAGES = 32
@@ -27,6 +31,7 @@ class Source:
         labels: Class names; empty where unknown.
         calibration: Training images; empty where there are none.
         test: Test images.
+        training: How the weights came to be, for records.
         speed_only: The weights are seeded noise.
     """
 
@@ -35,10 +40,11 @@ class Source:
     labels: tuple[str, ...]
     calibration: ImageSet
     test: ImageSet
+    training: dict[str, Any]
     speed_only: bool
 
 
-def prepare(recipe: Recipe) -> Source:
+def prepare(recipe: Recipe, track: Track = silent) -> Source:
     """Loads weights and images; without weights, seeds and calibrates them.
 
     Raises:
@@ -46,16 +52,13 @@ def prepare(recipe: Recipe) -> Source:
         DataError: The images are missing.
     """
     if not recipe.model.weights:
-        return _seeded(recipe)
+        return _seeded(recipe, track)
     path = weights_path(recipe.model.weights)
     info = checkpoint.read_info(path)
-    if info is not None and not recipe.model.variant:
-        spec = info.spec
-    else:
-        spec = variant(recipe.model.variant, recipe.model.input_shape, recipe.model.classes)
-    model = DenseNet(spec)
+    model = DenseNet(_architecture(recipe, path, info))
     checkpoint.load_weights(path, model)
-    preprocessing = info.preprocessing if info else preprocessing_for(recipe, spec.input_shape)
+    input_shape = model.spec.input_shape
+    preprocessing = info.preprocessing if info else preprocessing_for(recipe, input_shape)
     if recipe.data.name == "synthetic":  # never calibrates trained weights
         test = data.synthetic(_TEST_IMAGES, preprocessing)
         calibration = data.none(preprocessing)
@@ -63,20 +66,39 @@ def prepare(recipe: Recipe) -> Source:
         test = data.load(recipe.data, "test", preprocessing)
         calibration = data.load(recipe.data, "train", preprocessing)
     labels = info.labels if info else test.classes
-    return Source(model.eval(), preprocessing, labels, calibration, test, speed_only=False)
+    training = info.training if info else {"file": path.name}
+    return Source(model.eval(), preprocessing, labels, calibration, test, training, False)
 
 
-def _seeded(recipe: Recipe) -> Source:
+def _architecture(recipe: Recipe, path: Path, info: CheckpointInfo | None) -> DenseNetSpec:
+    if recipe.model.variant:
+        return variant(recipe.model.variant, recipe.model.input_shape, recipe.model.classes)
+    if info is None:
+        raise CheckpointError(
+            f"{path} does not say which architecture it belongs to",
+            remedy="name it with --model, or model.variant in the recipe",
+        )
+    return info.spec
+
+
+def _seeded(recipe: Recipe, track: Track) -> Source:
     config = recipe.model
     model = create_model(config.variant, config.input_shape, config.classes, config.seed)
     preprocessing = preprocessing_for(recipe, model.spec.input_shape)
     images = data.synthetic(max(recipe.quantize.images, 1), preprocessing, config.seed)
-    calibrate_batchnorm(model, images.take(min(len(images), _BATCHNORM_IMAGES)), preprocessing)
+    normalising = images.take(min(len(images), _BATCHNORM_IMAGES))
+    once(
+        track,
+        "Calibrating BatchNorm",
+        lambda: calibrate_batchnorm(model, normalising, preprocessing),
+    )
     test = data.synthetic(_TEST_IMAGES, preprocessing, config.seed + 1)
-    return Source(model.eval(), preprocessing, (), images, test, speed_only=True)
+    training = {"seeded weights": config.seed}
+    return Source(model.eval(), preprocessing, (), images, test, training, speed_only=True)
 
 
 def preprocessing_for(recipe: Recipe, input_shape: tuple[int, int, int]) -> Preprocessing:
+    """Preprocessing of the data set or of ImageNet where the input shape fits, else a plain one."""
     known = data.PREPROCESSING.get(recipe.data.name)
     for candidate in filter(None, (known, IMAGENET)):
         if candidate.input_shape == input_shape:

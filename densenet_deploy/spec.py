@@ -108,6 +108,16 @@ class DenseNetSpec:
         return [(channels, inner, 1, pixels), (inner, k, 3, pixels)]
 
     @property
+    def name(self) -> str:
+        """The published name of this architecture, or one in the same style."""
+        for name, published in VARIANTS.items():
+            resized = replace(published, input_shape=self.input_shape, classes=self.classes)
+            if resized == self:
+                return name
+        kind = ("b" if self.bottleneck else "") + ("c" if self.compression < 1 else "")
+        return "-".join(filter(None, ("densenet", kind, str(self.depth), str(self.growth_rate))))
+
+    @property
     def parameters(self) -> int:
         """Trainable parameters: convolutions, BatchNorm scales and shifts, classifier."""
         convs = self.convolutions()

@@ -52,10 +52,10 @@ def insert_qdq(model: ir.Model, ranges: Mapping[str, float]) -> None:
         if data.name not in dequantized:
             dequantized[data.name] = _activation(graph, node, data, ranges[data.name], zero)
         node.replace_input_with(0, dequantized[data.name])
-        node.replace_input_with(1, _weight(graph, node))
         if len(node.inputs) < 3 or node.inputs[2] is None:
             node.resize_inputs(3)
             node.replace_input_with(2, _bias(graph, node))
+        node.replace_input_with(1, _weight(graph, node))
 
 
 def weight_scales(weight: NDArray[np.floating]) -> NDArray[np.float32]:
@@ -105,9 +105,9 @@ def _weight(graph: ir.Graph, node: ir.Node) -> ir.Value:
 
 
 def _bias(graph: ir.Graph, node: ir.Node) -> ir.Value:
-    weight = node.inputs[1]
-    assert weight is not None and weight.shape is not None
-    bias = np.full(int(weight.shape[0]), _NO_BIAS, np.float32)
+    weight = constant(node.inputs[1])
+    assert weight is not None
+    bias = np.full(len(weight), _NO_BIAS, np.float32)
     return add_initializer(graph, f"{node.outputs[0].name}.bias", bias)
 
 
