@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 
 from densenet_deploy import __version__, checkpoint
-from densenet_deploy.build import build_engine, engine_version
+from densenet_deploy.build import build_widest, engine_version
 from densenet_deploy.bundle import SCHEMA_VERSION, EngineRecord, Manifest, TensorRecord
 from densenet_deploy.data import ImageSet
 from densenet_deploy.export import BATCH, INPUT, OUTPUT, export_onnx, to_bytes
@@ -143,12 +143,12 @@ def write_engines(
         BackendError: It cannot build here.
     """
     config, version = recipe.build, engine_version(recipe.build.backend)
-    capabilities = config.compute_capabilities if config.backend == "tensorrt-rtx" else ()
     (directory / "engines").mkdir()
     engines = []
     for precision in track(recipe.precisions, f"Building {config.backend} engines"):
         file = f"engines/{config.backend}-{precision}.plan"
-        (directory / file).write_bytes(build_engine(directory / manifest.models[precision], config))
+        engine, capabilities = build_widest(directory / manifest.models[precision], config)
+        (directory / file).write_bytes(engine)
         record = EngineRecord(file, config.backend, precision, version, config.batch, capabilities)
         engines.append(record)
     return dataclasses.replace(manifest, engines=tuple(engines))

@@ -76,6 +76,31 @@ def build_engine(model: bytes | Path, config: BuildConfig, track: Track = silent
         return engine.read_bytes()
 
 
+def build_widest(
+    model: bytes | Path, config: BuildConfig, track: Track = silent
+) -> tuple[bytes, tuple[str, ...]]:
+    """Compiles with the optional compute capabilities too, where the graph allows them.
+
+    Returns:
+        The engine, and the compute capabilities it was compiled for: none for TensorRT, which
+        compiles for the GPU of this machine.
+
+    Raises:
+        DeployError: As `build_engine`.
+    """
+    if config.backend == "tensorrt":
+        return build_engine(model, config, track), ()
+    required = config.compute_capabilities
+    wider = (*config.optional_compute_capabilities, *required)
+    if wider != required:
+        try:
+            wide = dataclasses.replace(config, compute_capabilities=wider)
+            return build_engine(model, wide, track), wider
+        except BuildError:
+            pass  # either an optional target's fault, or the next attempt says what is wrong
+    return build_engine(model, config, track), required
+
+
 def engine_version(backend: _tensorrt.Backend) -> str:
     """Version of the installed backend, which an engine is bound to.
 

@@ -162,11 +162,14 @@ class BuildConfig:
         batch: (min, opt, max) of the optimization profile.
         compute_capabilities: Targets of a TensorRT-RTX engine, such as `8.6`; ones the graph does
             not allow make the build fail.
+        optional_compute_capabilities: Targets to add where the graph allows: TensorRT-RTX has no
+            fp32 matrix product for 7.5, which the classifier of all but fp16 graphs needs.
     """
 
     backend: EngineBackend = "tensorrt-rtx"
     batch: tuple[int, int, int] = (1, 8, 64)
     compute_capabilities: tuple[str, ...] = ("8.0", "8.6", "8.9", "12.0")
+    optional_compute_capabilities: tuple[str, ...] = ("7.5",)
 
 
 @dataclass(frozen=True)

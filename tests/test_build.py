@@ -17,7 +17,7 @@ import pytest
 from onnx import helper, numpy_helper
 
 from densenet_deploy import _cuda, _tensorrt, errors
-from densenet_deploy.build import build_engine, engine_version
+from densenet_deploy.build import build_engine, build_widest, engine_version
 from densenet_deploy.recipe import BuildConfig
 
 trt = pytest.importorskip("tensorrt_rtx")
@@ -101,6 +101,23 @@ def test_one_engine_for_several_compute_capabilities() -> None:
     several = build_engine(conv_relu(half=True), config)
     assert several.startswith(b"vtrt")
     assert len(several) > len(build_engine(conv_relu(half=True), CONFIG))
+
+
+def matrix_product(half: bool) -> bytes:
+    dtype = np.float16 if half else np.float32
+    weights = np.random.default_rng(0).standard_normal((8, 4)).astype(dtype)
+    kind = onnx.TensorProto.FLOAT16 if half else onnx.TensorProto.FLOAT
+    gemm = helper.make_node("Gemm", ["x", "w"], ["y"], name="gemm")
+    return graph([gemm], {"w": weights}, shape=("n", 8), dtype=kind)
+
+
+def test_optional_targets_are_added_where_the_graph_allows() -> None:
+    half, targets = build_widest(matrix_product(half=True), CONFIG)
+    assert (half[:4], targets) == (b"vtrt", ("7.5", "8.6"))
+    single, targets = build_widest(matrix_product(half=False), CONFIG)
+    assert (single[:4], targets) == (b"vtrt", ("8.6",))
+    with pytest.raises(errors.BuildError, match="parse"):
+        build_widest(b"not an onnx file", CONFIG)
 
 
 def test_reads_a_file_with_weights_beside_it(
@@ -228,11 +245,18 @@ def test_tensorrt_is_checked_before_use(
 
 def test_missing_tensorrt_rtx(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "tensorrt_rtx", None)
-    with pytest.raises(errors.MissingDependencyError, match=r"densenet-deploy\[tensorrt-rtx\]"):
+    with pytest.raises(errors.MissingDependencyError, match=r"densenet-deploy\[rtx\]"):
         _tensorrt.load("tensorrt-rtx")
 
 
+def test_missing_driver(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_cuda, "find_library", lambda name: None)
+    assert _cuda.why_no_device() == "no CUDA device (no NVIDIA driver)"
+    assert _cuda.device_count() == 0
+
+
 def test_missing_cuda_python(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_cuda, "find_library", lambda name: "libcuda.so.1")
     monkeypatch.setitem(sys.modules, "cuda.bindings", None)
     assert _cuda.why_no_device() == "cuda-python is not installed"
     assert _cuda.device_count() == 0

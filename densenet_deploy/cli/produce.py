@@ -56,6 +56,10 @@ def run(
         show.as_json(result.to_dict())
         return
     typer.echo(result.rewrites)
+    for engine in result.bundle.manifest.engines:
+        megabytes = result.bundle.manifest.files[engine.file].bytes / 1e6
+        targets = " ".join(engine.compute_capabilities)
+        typer.echo(f"engine: {engine.file} ({megabytes:.2f} MB, compute capability {targets})")
     typer.echo(f"verified on {result.parity[0].source} against {result.parity[0].reference}")
     show.results(result.to_dict(), chosen.description)
     typer.echo(f"bundle: {result.bundle.path} (report.md and report.png are in it)")
@@ -145,13 +149,19 @@ def build(
     from densenet_deploy import build as builder
     from densenet_deploy.files import replacing_file
 
-    capabilities = tuple(compute_capability or BuildConfig().compute_capabilities)
-    config = checked(lambda: BuildConfig(backend, batch_bounds(batch), capabilities))
-    engine = builder.build_engine(onnx, config, tracker(quiet))
+    config = checked(lambda: BuildConfig(backend, batch_bounds(batch)))
+    if compute_capability:
+        config = replace(
+            config,
+            compute_capabilities=tuple(compute_capability),
+            optional_compute_capabilities=(),
+        )
+    engine, capabilities = builder.build_widest(onnx, config, tracker(quiet))
     with replacing_file(out) as temporary:
         temporary.write_bytes(engine)
     version = builder.engine_version(config.backend)
-    typer.echo(f"engine: {out} ({len(engine) / 1e6:.2f} MB, {backend} {version})")
+    targets = f", compute capability {' '.join(capabilities)}" if capabilities else ""
+    typer.echo(f"engine: {out} ({len(engine) / 1e6:.2f} MB, {backend} {version}{targets})")
 
 
 def train(
