@@ -129,14 +129,25 @@ class Bundle:
         return self.path / name
 
     @property
+    def precisions(self) -> tuple[Precision, ...]:
+        """Precisions it has a graph for, in the order fp32, fp16, int8."""
+        return tuple(precision for precision in PRECISIONS if precision in self.manifest.models)
+
+    @property
     def digest(self) -> str:
         """SHA-256 of the manifest, and so of everything it names."""
         return sha256(self.path / MANIFEST)
 
-    @property
-    def precisions(self) -> tuple[Precision, ...]:
-        """Precisions it has a graph for, in the order fp32, fp16, int8."""
-        return tuple(precision for precision in PRECISIONS if precision in self.manifest.models)
+    def identity(self) -> dict[str, Any]:
+        """What a record names to say which artefact it is about: recipe and graph hashes."""
+        manifest = self.manifest
+        graphs = {name: manifest.files[file].sha256 for name, file in manifest.models.items()}
+        return {
+            "name": manifest.name,
+            "description": manifest.description,
+            "recipe_digest": manifest.recipe_digest,
+            "graphs_sha256": graphs,
+        }
 
     def model(self, precision: Precision) -> Path:
         """The ONNX file of a precision.

@@ -55,8 +55,7 @@ class RunResult:
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
         return {
-            "bundle": str(self.bundle.path),
-            "digest": self.bundle.digest,
+            "bundle": self.bundle.identity(),
             "rewrites": self.bundle.manifest.rewrites,
             "parity": [record.to_dict() for record in self.parity],
             "measurements": [record.to_dict() for record in self.measurements],
@@ -95,7 +94,7 @@ def run(recipe: Recipe, out: Path, track: Track = silent, engines: bool = True) 
         measured = bench(bundle, available, bundle.precisions, recipe.bench, track)
         result = RunResult(bundle, tuple(parity), tuple(measured), tuple(skipped), rewrites)
         records = staging / "records.json"
-        records.write_text(json.dumps(result.to_dict() | {"bundle": ""}) + "\n", encoding="utf-8")
+        records.write_text(json.dumps(result.to_dict()) + "\n", encoding="utf-8")
         report.write(result.to_dict(), manifest.description, staging)
         write_manifest(staging, dataclasses.replace(manifest, records={"run": records.name}))
     return dataclasses.replace(result, bundle=open_bundle(out))

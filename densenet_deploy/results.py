@@ -55,7 +55,8 @@ class Parity:
 
     def summary(self) -> str:
         """One line for people."""
-        accuracy = "" if self.top1 is None else f"top-1 {self.top1:.2f} %, "
+        labelled = self.top1 is not None and self.top5 is not None
+        accuracy = f"top-1 {self.top1:.2f} %, top-5 {self.top5:.2f} %, " if labelled else ""
         verdict = "pass" if self else "FAIL: " + "; ".join(self.failures)
         return (
             f"{self.precision} on {self.backend}: {accuracy}agreement {self.agreement:.2f} %, "

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
@@ -172,6 +172,8 @@ def test_idx_with_bytes_left_over_is_refused(
         read_idx(write(tmp_path_factory, idx(array) + rest))
 
 
+@example(b"\1\0\x08")
+@example(b"\0\0\x09")
 @given(st.binary(min_size=3, max_size=3).filter(lambda magic: magic != b"\0\0\x08"))
 def test_another_magic_number_is_refused(
     tmp_path_factory: pytest.TempPathFactory, magic: bytes

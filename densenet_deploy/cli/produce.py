@@ -53,7 +53,7 @@ def run(
     chosen = _with_data(choose_recipe(recipe), full, data_dir)
     result = pipeline.run(chosen, out or default_out(chosen.name), tracker(quiet), engines)
     if json:
-        show.as_json(result.to_dict())
+        show.as_json({"path": str(result.bundle.path), **result.to_dict()})
         return
     typer.echo(result.rewrites)
     for engine in result.bundle.manifest.engines:

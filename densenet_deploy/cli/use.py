@@ -110,7 +110,7 @@ def bench(
             skipped.append(Skipped(name, "it is the fp32 reference"))
     measured = benching.bench(opened, chosen, wanted, config, tracker(quiet))
     records = {
-        "bundle_digest": opened.digest,
+        "bundle": opened.identity() | {"manifest_sha256": opened.digest},
         "parity": _recorded(opened).get("parity", []),
         "measurements": [item.to_dict() for item in measured],
         "skipped": [dataclasses.asdict(item) for item in skipped],
@@ -249,4 +249,4 @@ def _records(source: Path) -> tuple[dict[str, Any], str]:
             f"{source} holds no benchmark records ({type(error).__name__})",
             expected="a bundle, or a file written by bench --out",
         ) from None
-    return records, source.stem
+    return records, records.get("bundle", {}).get("description", source.stem)
