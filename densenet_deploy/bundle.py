@@ -177,7 +177,7 @@ def write_manifest(directory: Path, manifest: Manifest) -> Bundle:
     """Hashes the files that lie in `directory` and writes its manifest, last.
 
     Raises:
-        BundleError: The manifest speaks of a file that is not there.
+        BundleError: The manifest speaks of a file that is not there, or contradicts itself.
     """
     missing = sorted(name for name in manifest.referenced() if not (directory / name).is_file())
     if missing:
@@ -188,6 +188,8 @@ def write_manifest(directory: Path, manifest: Manifest) -> Bundle:
         if path.is_file() and path != directory / MANIFEST
     }
     complete = dataclasses.replace(manifest, files=files)
+    if problems := _inconsistencies(complete):
+        raise BundleError.collect(f"the manifest of {manifest.name}", problems)
     with replacing_file(directory / MANIFEST) as temporary:
         table = dataclasses.asdict(complete)
         temporary.write_text(json.dumps(table, indent=1, sort_keys=True) + "\n", encoding="utf-8")
@@ -202,7 +204,7 @@ def open_bundle(path: Path) -> Bundle:
             from what the manifest says.
     """
     manifest = _read_manifest(path)
-    problems = _path_problems(manifest)
+    problems = _inconsistencies(manifest)
     if not problems:
         problems = [
             problem
@@ -225,7 +227,7 @@ def _read_manifest(path: Path) -> Manifest:
         raise BundleError(f"{file} is {file.stat().st_size} bytes", expected="a manifest")
     try:
         table = json.loads(file.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:  # not JSON or not UTF-8, huge numbers, deep nests
         raise BundleError(f"{file} is not JSON ({error})") from None
     version = table.get("schema_version") if isinstance(table, Mapping) else None
     if version != SCHEMA_VERSION:
@@ -241,7 +243,7 @@ def _read_manifest(path: Path) -> Manifest:
     return manifest
 
 
-def _path_problems(manifest: Manifest) -> list[str]:
+def _inconsistencies(manifest: Manifest) -> list[str]:
     problems = [
         f"path {name!r} leaves the bundle" for name in manifest.files if not _is_inside(name)
     ]
@@ -252,6 +254,12 @@ def _path_problems(manifest: Manifest) -> list[str]:
     problems += [
         f"golden {key} is missing" for key in ("input", "output") if key not in manifest.golden
     ]
+    low, best, high = manifest.batch
+    if not 1 <= low <= best <= high:
+        problems.append(f"batch {low},{best},{high} does not satisfy 1 <= min <= opt <= max")
+    labels, outputs = len(manifest.labels), manifest.output.shape[1:]
+    if labels and outputs != (labels,):
+        problems.append(f"{labels} labels do not name outputs of shape {outputs}")
     return problems
 
 
@@ -263,15 +271,18 @@ def _is_inside(name: str) -> bool:
 
 def _file_problem(root: Path, name: str, record: FileRecord) -> str:
     path = root / name
-    if not path.is_file():
-        return f"{name} is missing"
-    if not path.resolve().is_relative_to(root.resolve()):
-        return f"{name} links outside the bundle"
-    size = path.stat().st_size
-    if size != record.bytes:
-        return f"{name} has {size} bytes, the manifest says {record.bytes}"
-    if sha256(path) != record.sha256:
-        return f"{name} does not have the SHA-256 the manifest says"
+    try:
+        if not path.is_file():
+            return f"{name} is missing"
+        if not path.resolve().is_relative_to(root.resolve()):
+            return f"{name} links outside the bundle"
+        size = path.stat().st_size
+        if size != record.bytes:
+            return f"{name} has {size} bytes, the manifest says {record.bytes}"
+        if sha256(path) != record.sha256:
+            return f"{name} does not have the SHA-256 the manifest says"
+    except OSError as error:
+        return f"{name[:80]} cannot be read ({error.strerror})"
     return ""
 
 

@@ -77,7 +77,7 @@ class Measurement:
         backend: That ran it.
         batch: Images per request.
         threads: CPU threads the backend was given.
-        load_seconds: From opening the bundle to the first answer.
+        load_seconds: From loading the graph to the first answer.
         warmup_seconds: Untimed running before the first sample.
         steady: Whether the median latency had settled when timing began.
         latencies: Every request's host wall time in seconds, in order; nothing is removed.
@@ -93,10 +93,10 @@ class Measurement:
     latencies: tuple[float, ...]
 
     def percentile(self, percent: float) -> float | None:
-        """Latency in seconds; None where the sample is too small to show that percentile."""
+        """Nearest-rank latency in seconds; None where the sample is too small to show it."""
         if len(self.latencies) * (100 - percent) / 100 < _TAIL_SAMPLES:
             return None
-        return float(np.percentile(self.latencies, percent, method="higher"))
+        return float(np.percentile(self.latencies, percent, method="inverted_cdf"))
 
     @property
     def mean(self) -> float:

@@ -111,11 +111,15 @@ class DenseNetSpec:
     def name(self) -> str:
         """The published name of this architecture, or one in the same style."""
         for name, published in VARIANTS.items():
-            resized = replace(published, input_shape=self.input_shape, classes=self.classes)
-            if resized == self:
+            if published._layers() == self._layers():
                 return name
         kind = ("b" if self.bottleneck else "") + ("c" if self.compression < 1 else "")
         return "-".join(filter(None, ("densenet", kind, str(self.depth), str(self.growth_rate))))
+
+    def _layers(self) -> tuple[object, ...]:
+        """Everything but the sizes of input and output."""
+        fields = vars(self).items()
+        return tuple(value for name, value in fields if name not in ("input_shape", "classes"))
 
     @property
     def parameters(self) -> int:

@@ -349,9 +349,13 @@ def trained_like(name: str) -> tuple[DenseNet, NDArray[np.float32]]:
     return net, preprocessing.normalise(images.pixels)
 
 
-@functools.cache
 def exported(name: str, target: Target = "tensorrt", fuse: bool = True) -> Exported:
     """The export of a `trained_like` net, made once per process."""
+    return _exported(name, target, fuse)
+
+
+@functools.cache
+def _exported(name: str, target: Target, fuse: bool) -> Exported:
     net, images = trained_like(name)
     metadata = {"zeta": "last", "alpha": "first"}
     config = ExportConfig(target=target, fuse=fuse)

@@ -24,10 +24,16 @@ _NO_BIAS = 1e-30
 
 
 def quantizable(graph: ir.Graph) -> list[ir.Node]:
-    """Convolutions with constant weights, in order."""
-    return [
-        node for node in graph if node.op_type == "Conv" and constant(node.inputs[1]) is not None
-    ]
+    """Convolutions with constant weights, in order.
+
+    Raises:
+        GraphError: There is none.
+    """
+    convolutions = [node for node in graph if node.op_type == "Conv"]
+    nodes = [node for node in convolutions if constant(node.inputs[1]) is not None]
+    if not nodes:
+        raise GraphError("the graph has no convolution with constant weights to quantize")
+    return nodes
 
 
 def insert_qdq(model: ir.Model, ranges: Mapping[str, float]) -> None:
@@ -42,8 +48,6 @@ def insert_qdq(model: ir.Model, ranges: Mapping[str, float]) -> None:
     """
     graph = model.graph
     nodes = quantizable(graph)
-    if not nodes:
-        raise GraphError("the graph has no convolution with constant weights to quantize")
     zero = add_initializer(graph, "int8.zero", np.zeros((), np.int8))
     dequantized: dict[str, ir.Value] = {}
     for node in nodes:

@@ -30,7 +30,7 @@ def add_initializer(graph: ir.Graph, name: str, array: NDArray[np.generic]) -> i
     while free in graph.initializers:
         number += 1
         free = f"{name}_{number}"
-    tensor = ir.tensor(np.ascontiguousarray(array), name=free)
+    tensor = ir.tensor(np.array(array, order="C"), name=free)
     value = ir.val(free, const_value=tensor)
     graph.register_initializer(value)
     return value
