@@ -6,12 +6,13 @@ normalisation are not. Warm-up ends when the median settles, and no latency is d
 
 from __future__ import annotations
 
+import os
+import pickle
 import statistics
+import subprocess
+import sys
 import time
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
-from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
@@ -73,12 +74,33 @@ def bench(
 def _in_own_process(
     path: Path, backend: str, precision: Precision, config: BenchConfig
 ) -> list[Measurement]:
-    # spawn: no library state of this process reaches the measured one
-    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+    # A fresh interpreter: no library state of this process reaches the measured one, and the
+    # caller's script is not run again, as multiprocessing would.
+    search = [str(Path(__file__).parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])]
+    done = subprocess.run(
+        [sys.executable, "-P", "-m", __name__],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(search)},
+        input=pickle.dumps((path.absolute(), backend, precision, config)),
+        stdout=subprocess.PIPE,
+    )
+    if done.returncode:
+        raise BackendError(f"the process running {precision} on {backend} died")
+    answer: list[Measurement] | Exception = pickle.loads(done.stdout)
+    if isinstance(answer, Exception):
+        raise answer
+    return answer
+
+
+def _serve() -> None:
+    """The measured process: one request on standard input, its answer on standard output."""
+    with os.fdopen(os.dup(1), "wb") as answers:
+        os.dup2(2, 1)  # what a library prints is no answer
+        answer: list[Measurement] | Exception
         try:
-            return pool.submit(measure_bundle, path, backend, precision, config).result()
-        except BrokenProcessPool:
-            raise BackendError(f"the process running {precision} on {backend} died") from None
+            answer = measure_bundle(*pickle.load(sys.stdin.buffer))
+        except Exception as error:  # raised again where it was asked
+            answer = error
+        pickle.dump(answer, answers)
 
 
 def measure_bundle(
@@ -165,3 +187,7 @@ def _warm_up(runner: Runner, requests: Iterator[Array]) -> bool:
         if elapsed >= least and len(last) == 3 and max(last) <= (1 + _STEADY) * min(last):
             return True
     return False
+
+
+if __name__ == "__main__":
+    _serve()

@@ -41,7 +41,6 @@ def verify(
     Raises:
         BackendError: No backend but the reference was given.
     """
-    reference_backend = "pytorch" if not why_unavailable("pytorch") else backends[0]
     pairs = [
         (backend, precision)
         for backend in backends
@@ -53,6 +52,7 @@ def verify(
             f"nothing to compare on {', '.join(backends)}",
             expected="a backend besides the reference",
         )
+    reference_backend = "pytorch" if not why_unavailable("pytorch") else backends[0]
     with open_runner(bundle, reference_backend, "fp32") as runner:
         reference = predict(runner, images, track)
     results = []

@@ -14,12 +14,12 @@ import pytest
 
 from densenet_deploy.bundle import MANIFEST, Bundle, open_bundle, write_manifest
 from densenet_deploy.errors import BackendError, BundleError, CheckpointError
-from densenet_deploy.recipe import PRECISIONS, Precision
+from densenet_deploy.recipe import PRECISIONS
 from densenet_deploy.runtime import BACKENDS, open_runner, runs, why_unavailable
 from densenet_deploy.runtime.runner import Array, Runner
 
-CASES = [(backend, name) for backend in BACKENDS for name in PRECISIONS if runs(backend, name)]
 HERE = [backend for backend in BACKENDS if not why_unavailable(backend)]
+CASES = [(backend, name) for backend in HERE for name in PRECISIONS if runs(backend, name)]
 # Largest logit difference from PyTorch fp32, whose logits reach 13 here: least and most. The
 # least says that a graph of this precision ran, and not another one.
 DISTANCE = {"fp32": (0.0, 1e-4), "fp16": (5e-4, 0.05), "int8": (0.01, 1.5)}
@@ -29,8 +29,6 @@ DISTANCE = {"fp32": (0.0, 1e-4), "fp16": (5e-4, 0.05), "int8": (0.01, 1.5)}
 def runner(request: pytest.FixtureRequest, fashion_bundle: Path) -> Iterator[Runner]:
     """Open during all tests of its case: what one test does to it, the next one meets."""
     backend, precision = request.param
-    if reason := why_unavailable(backend):
-        pytest.skip(f"{backend}: {reason}")
     with open_runner(open_bundle(fashion_bundle), backend, precision, threads=1) as opened:
         yield opened
 
@@ -39,6 +37,11 @@ def runner(request: pytest.FixtureRequest, fashion_bundle: Path) -> Iterator[Run
 def images(bundle: Bundle) -> Array:
     """The 16 sample images, normalised."""
     return bundle.manifest.preprocessing.normalise(bundle.sample_pixels())
+
+
+def same(found: Array, expected: Array) -> None:
+    """Equal but for summation order: PyTorch's kernels depend on how memory is aligned."""
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5)
 
 
 def test_golden_logits(runner: Runner, bundle: Bundle) -> None:
@@ -72,7 +75,7 @@ def test_results_are_not_overwritten_by_the_next_call(runner: Runner, images: Ar
     runner.logits(-images[:4])
     np.testing.assert_array_equal(first, before)
     first[:] = 0  # and what a caller does to them changes no later answer
-    np.testing.assert_array_equal(runner.logits(images[:4]), before)
+    same(runner.logits(images[:4]), before)
 
 
 def test_inputs_are_read_and_not_kept(runner: Runner, images: Array) -> None:
@@ -81,15 +84,15 @@ def test_inputs_are_read_and_not_kept(runner: Runner, images: Array) -> None:
     np.testing.assert_array_equal(mine, images[:4])
     mine[:] = 7.0
     assert np.abs(runner.logits(mine) - before).max() > 0.1
-    np.testing.assert_array_equal(runner.logits(images[:4]), before)
+    same(runner.logits(images[:4]), before)
 
 
 def test_memory_layout_does_not_matter(runner: Runner, images: Array) -> None:
     expected = runner.logits(np.ascontiguousarray(images[::-2]))
-    np.testing.assert_array_equal(runner.logits(images[::-2]), expected)
+    same(runner.logits(images[::-2]), expected)
     transposed = np.ascontiguousarray(images[::-2].transpose(2, 3, 1, 0)).transpose(3, 2, 0, 1)
     assert not transposed.flags.c_contiguous
-    np.testing.assert_array_equal(runner.logits(transposed), expected)
+    same(runner.logits(transposed), expected)
 
 
 GOOD = np.zeros((2, 1, 28, 28), np.float32)
@@ -243,7 +246,13 @@ def test_a_bundle_with_a_narrow_batch_keeps_to_it(damaged: Path) -> None:
                     runner.run(feeds)
 
 
-def test_every_case_is_one_of_the_published_precisions() -> None:
-    precisions: tuple[Precision, ...] = PRECISIONS
-    assert {precision for _, precision in CASES} == set(precisions)
-    assert {"pytorch", "onnxruntime", "openvino"} <= set(HERE), "a base part of [all] is missing"
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_the_conformance_test_has_met_every_backend(backend: str) -> None:
+    if reason := why_unavailable(backend):
+        pytest.skip(f"{backend}: {reason}")
+    expected = ["fp32"] if backend == "pytorch" else list(PRECISIONS)
+    assert [precision for name, precision in CASES if name == backend] == expected
+
+
+def test_what_every_machine_can_run_is_here() -> None:
+    assert {"pytorch", "onnxruntime", "openvino"} <= set(HERE)

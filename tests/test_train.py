@@ -336,14 +336,19 @@ def test_steps_are_nesterov_momentum_with_weight_decay_on_everything(tmp_path: P
         channels_last=False,
     )
     batches: list[Batch] = []
-    weights, _ = run(tmp_path, config, recording(batches, []))
+    weights, records = run(tmp_path, config, recording(batches, []))
     assert len(batches) == 10
+    losses, right = np.zeros((2, 5)), np.zeros((2, 5))
     model = create_model("densenet-bc-10-4", SMALL.input_shape, 10, seed=config.seed).double()
     velocity = {name: torch.zeros_like(p) for name, p in model.named_parameters()}
     for step, (inputs, labels) in enumerate(batches):
         rate = train.learning_rate(config, step / 5)
         model.zero_grad()
-        functional.cross_entropy(model(inputs.double()), labels).backward()
+        logits = model(inputs.double())
+        loss = functional.cross_entropy(logits, labels)
+        loss.backward()
+        losses[divmod(step, 5)] = loss.item()
+        right[divmod(step, 5)] = (logits.argmax(1) == labels).double().mean().item()
         with torch.no_grad():
             for name, parameter in model.named_parameters():
                 # Sutskever et al. 2013 as PyTorch writes it: v = mu v + g, w -= lr (g + mu v)
@@ -355,6 +360,8 @@ def test_steps_are_nesterov_momentum_with_weight_decay_on_everything(tmp_path: P
         torch.testing.assert_close(
             weights[name].double(), parameter.data, rtol=1e-4, atol=1e-5, msg=name
         )
+    assert [record["loss"] for record in records] == pytest.approx(losses.mean(1), abs=2e-5)
+    assert [record["train_top1"] for record in records] == pytest.approx(100 * right.mean(1))
 
 
 def test_records_describe_each_epoch(

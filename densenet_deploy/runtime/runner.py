@@ -51,12 +51,18 @@ class Runner:
             The output by name: float32 (N, classes).
 
         Raises:
-            BackendError: Wrong name, dtype, shape or batch size; or the runner is closed.
+            BackendError: Wrong name, dtype, shape or batch size; the backend failed; or the runner
+                is closed.
         """
         if self._infer is None:
             raise BackendError(f"this {self.backend} runner is closed")
-        output = np.asarray(self._infer(self._checked(feeds)), np.float32)
-        return {self.manifest.output.name: output}
+        images = self._checked(feeds)
+        try:
+            output = self._infer(images)
+        except Exception as error:  # the backends' exceptions share no public base
+            reason = str(error).strip().splitlines()[-1:] or [type(error).__name__]
+            raise BackendError(f"{self.backend} failed on {self.precision}: {reason[0][:200]}") from error
+        return {self.manifest.output.name: np.asarray(output, np.float32)}
 
     def _checked(self, feeds: Mapping[str, Array]) -> Array:
         expected = self.manifest.input

@@ -141,15 +141,13 @@ def test_the_numbers_are_those_of_the_definition() -> None:
 
 
 def test_onnxruntime_agrees_with_the_reference() -> None:
-    model, images = graph(BODY, WEIGHTS), normal(2, 4, 8, 8)
-    proto = quantized(model, RANGES)
+    images = normal(2, 4, 8, 8)
+    proto = quantized(graph(BODY, WEIGHTS), RANGES)
     expected = run_reference(ir.from_proto(proto), images)
     found = run_onnxruntime(proto.SerializeToString(), images)
     # A sum on a rounding boundary may fall to either side.
     assert np.abs(found - expected).max() < 0.05 * np.abs(expected).max()
     assert np.abs(found - expected).mean() < 1e-3 * np.abs(expected).max()
-    exact = run_onnxruntime(model, images)
-    assert np.abs(found - exact).max() < 0.05 * np.abs(exact).max()
 
 
 def test_a_tensor_read_by_two_convolutions_is_quantized_once() -> None:
