@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import signal
 import statistics
 import subprocess
 import sys
@@ -93,6 +94,7 @@ def _in_own_process(
 
 def _serve() -> None:
     """The measured process: one request on standard input, its answer on standard output."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends it without a word
     with os.fdopen(os.dup(1), "wb") as answers:
         os.dup2(2, 1)  # what a library prints is no answer
         answer: list[Measurement] | Exception

@@ -196,13 +196,14 @@ def write_manifest(directory: Path, manifest: Manifest) -> Bundle:
     return Bundle(directory, complete)
 
 
-def open_bundle(path: Path) -> Bundle:
+def open_bundle(path: Path | str) -> Bundle:
     """Reads and verifies a bundle.
 
     Raises:
         BundleError: It is missing, of another schema version, inconsistent, or any file differs
             from what the manifest says.
     """
+    path = Path(path)
     manifest = _read_manifest(path)
     problems = _inconsistencies(manifest)
     if not problems:

@@ -130,8 +130,8 @@ def quantize_file(
         onnx_file: As `export` wrote it.
         precision: To convert to.
         config: Calibration settings.
-        images: Data set whose training images calibrate int8; by default Fashion-MNIST for a
-            file that was exported for it, synthetic images for one that is speed only.
+        images: Data set whose training images calibrate int8; without one, synthetic images do
+            for a file that is speed only, and nothing does for trained weights.
         out: File to write.
         track: Progress reporter.
 
@@ -145,6 +145,7 @@ def quantize_file(
     if not onnx_file.is_file():
         raise GraphError(f"{onnx_file} does not exist", expected="an ONNX file")
     model = from_bytes(onnx_file.read_bytes(), str(onnx_file))
+    _require_fp32(model, onnx_file)
     calibration = None
     if precision == "int8":
         preprocessing = _embedded_preprocessing(model, onnx_file)
@@ -159,6 +160,16 @@ def quantize_file(
     with replacing_file(out) as temporary:
         temporary.write_bytes(written)
     return len(written)
+
+
+def _require_fp32(model: ir.Model, onnx_file: Path) -> None:
+    quantized = any(node.op_type == "QuantizeLinear" for node in model.graph)
+    half = any(v.dtype == ir.DataType.FLOAT16 for v in model.graph.initializers.values())
+    if quantized or half:
+        raise GraphError(
+            f"{onnx_file} is an {'int8' if quantized else 'fp16'} graph",
+            expected="an fp32 one, such as fp32.onnx of the same bundle",
+        )
 
 
 def _embedded_preprocessing(model: ir.Model, onnx_file: Path) -> Preprocessing:

@@ -9,7 +9,7 @@ from typing import Any
 from densenet_deploy import checkpoint, data
 from densenet_deploy.checkpoint import CheckpointInfo
 from densenet_deploy.data import ImageSet
-from densenet_deploy.errors import CheckpointError
+from densenet_deploy.errors import CheckpointError, DataError
 from densenet_deploy.export import calibrate_batchnorm
 from densenet_deploy.model import DenseNet, create_model
 from densenet_deploy.preprocess import IMAGENET, Preprocessing
@@ -19,6 +19,7 @@ from densenet_deploy.spec import DenseNetSpec, variant
 
 _TEST_IMAGES = 16  # synthetic ones
 _BATCHNORM_IMAGES = 32
+_SEEDED = "seeded weights"
 
 
 @dataclass(frozen=True)
@@ -67,7 +68,8 @@ def prepare(recipe: Recipe, track: Track = silent) -> Source:
         calibration = data.load(recipe.data, "train", preprocessing)
     labels = info.labels if info else test.classes
     training = info.training if info else {"file": path.name}
-    return Source(model.eval(), preprocessing, labels, calibration, test, training, False)
+    speed_only = _SEEDED in training  # the checkpoint of a speed-only bundle
+    return Source(model.eval(), preprocessing, labels, calibration, test, training, speed_only)
 
 
 def _architecture(recipe: Recipe, path: Path, info: CheckpointInfo | None) -> DenseNetSpec:
@@ -93,17 +95,23 @@ def _seeded(recipe: Recipe, track: Track) -> Source:
         lambda: calibrate_batchnorm(model, normalising, preprocessing),
     )
     test = data.synthetic(_TEST_IMAGES, preprocessing, config.seed + 1)
-    training = {"seeded weights": config.seed}
+    training = {_SEEDED: config.seed}
     return Source(model.eval(), preprocessing, (), images, test, training, speed_only=True)
 
 
 def preprocessing_for(recipe: Recipe, input_shape: tuple[int, int, int]) -> Preprocessing:
-    """Preprocessing of the data set or of ImageNet where the input shape fits, else a plain one."""
+    """Preprocessing of the data set or of ImageNet where the input shape fits, else a plain one.
+
+    Raises:
+        DataError: Images do not have so many channels.
+    """
     known = data.PREPROCESSING.get(recipe.data.name)
     for candidate in filter(None, (known, IMAGENET)):
         if candidate.input_shape == input_shape:
             return candidate
     channels, height, width = input_shape
+    if channels not in (1, 3):
+        raise DataError(f"{channels} input channels", expected="1 (grayscale) or 3 (RGB)")
     return Preprocessing(height, width, mean=(0.5,) * channels, std=(0.25,) * channels)
 
 

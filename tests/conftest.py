@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import settings
 
+import densenet_deploy
 from densenet_deploy import data, preprocess
 from densenet_deploy.bundle import Bundle, open_bundle
 from densenet_deploy.data import ImageSet
@@ -106,3 +109,77 @@ def bundle(fashion_bundle: Path) -> Bundle:
 def damaged(fashion_bundle: Path, tmp_path: Path) -> Path:
     """A copy of `fashion_bundle` that a test may harm."""
     return Path(shutil.copytree(fashion_bundle, tmp_path / "damaged"))
+
+
+@pytest.fixture(scope="session")
+def tiny_recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A recipe whose every stage takes a second or less: seeded weights, synthetic images."""
+    path = tmp_path_factory.mktemp("recipes") / "tiny.toml"
+    path.write_text(TINY, encoding="utf-8")
+    return path
+
+
+TINY = """
+name = "tiny"
+description = "A tiny net for tests"
+precisions = ["fp32", "int8"]
+
+[model]
+variant = "densenet-bc-10-4"
+input_shape = [1, 12, 12]
+weights = ""
+
+[data]
+name = "synthetic"
+
+[export]
+batch = [1, 2, 4]
+
+[quantize]
+images = 16
+
+[build]
+batch = [1, 2, 4]
+compute_capabilities = ["8.6"]
+optional_compute_capabilities = []
+
+[verify.tolerances.fp32]
+agreement = 90.0
+max_abs = 1e-3
+
+[verify.tolerances.fp16]
+agreement = 50.0
+
+[verify.tolerances.int8]
+agreement = 0.0
+cosine = 0.5
+
+[bench]
+batch_sizes = [2]
+seconds = 0.02
+threads = 1
+"""
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A command that ran to its end in a process of its own."""
+
+    code: int
+    out: str
+    err: str
+    directory: Path
+
+
+@pytest.fixture(scope="session")
+def tiny_run(tiny_recipe: Path, tmp_path_factory: pytest.TempPathFactory) -> Finished:
+    """`densenet-deploy run tiny.toml --json`, the whole chain, once."""
+    out = tmp_path_factory.mktemp("run") / "tiny"
+    command = [sys.executable, "-m", "densenet_deploy.cli.app", "run", str(tiny_recipe)]
+    done = subprocess.run(
+        [*command, "--out", str(out), "--json"],
+        capture_output=True,
+        text=True,
+        cwd=Path(densenet_deploy.__file__).parents[1],
+    )
+    return Finished(done.returncode, done.stdout, done.stderr, out)

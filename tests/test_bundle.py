@@ -108,7 +108,7 @@ def test_golden_and_samples_are_the_test_images(
 
 
 def test_no_absolute_path_of_the_machine_is_shipped(bundle: Bundle) -> None:
-    machine = (str(Path.home()).encode(), str(bundle.path.parent).encode(), os.getcwd().encode())
+    machine = [str(place).encode() for place in (Path.home(), Path.cwd(), bundle.path.parent)]
     for path in bundle.path.rglob("*"):
         if path.is_file():
             assert not any(place in path.read_bytes() for place in machine if len(place) > 4), path
@@ -412,5 +412,5 @@ def test_an_export_that_fails_keeps_the_earlier_bundle(damaged: Path) -> None:
         (staging / "fp32.onnx").write_bytes(b"new")
         write_manifest(staging, manifest)
     assert contents(damaged) == before
-    assert os.listdir(damaged.parent) == [damaged.name]
+    assert list(damaged.parent.iterdir()) == [damaged]
     open_bundle(damaged)

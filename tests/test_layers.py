@@ -47,9 +47,7 @@ def test_the_consume_side_loads_neither_torch_nor_onnx_nor_a_backend(module: str
 
 
 @pytest.mark.parametrize("backend", ["onnxruntime", "openvino"])
-def test_a_serving_host_answers_without_torch_and_onnx(
-    backend: str, fashion_bundle: Path
-) -> None:
+def test_a_serving_host_answers_without_torch_and_onnx(backend: str, fashion_bundle: Path) -> None:
     """The whole way from a directory to logits, with the produce side made unimportable."""
     loaded = loaded_by(
         f"import sys; sys.modules.update(dict.fromkeys({sorted(TORCH_AND_ONNX)!r}))\n"

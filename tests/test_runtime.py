@@ -186,9 +186,7 @@ def test_what_cannot_run_here_says_why_and_does_not_run(backend: str, bundle: Bu
         assert f"{backend} cannot run here: {reason}" in str(caught.value)
 
 
-def test_cuda_never_falls_back_to_the_cpu(
-    bundle: Bundle, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_cuda_never_falls_back_to_the_cpu(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
     """Behind the first check too: ONNX Runtime itself offers the CPU where CUDA does not load."""
     if "onnxruntime-cuda" in HERE:
         pytest.skip("CUDA works here; tests/gpu checks it")

@@ -139,9 +139,7 @@ def test_the_limits_themselves_are_allowed() -> None:
     exact = Tolerance(0.5, 99.5, difference, parity(reference, candidate).cosine)
     assert parity(reference, candidate, tolerance=exact), "on the limit"
     for tighter in ({"top1_drop": 0.49}, {"agreement": 99.51}, {"max_abs": difference * 0.99}):
-        assert not parity(
-            reference, candidate, tolerance=dataclasses.replace(exact, **tighter)
-        )
+        assert not parity(reference, candidate, tolerance=dataclasses.replace(exact, **tighter))
 
 
 def test_a_candidate_better_than_the_reference_passes() -> None:
@@ -254,9 +252,7 @@ def test_the_shipped_model_meets_its_contract_everywhere(
         json.dumps(record.to_dict(), allow_nan=False)
     distances = {(record.backend, record.precision): record.max_abs for record in records}
     for backend in ("onnxruntime", "openvino"):
-        assert (
-            distances[backend, "fp32"] < distances[backend, "fp16"] < distances[backend, "int8"]
-        )
+        assert distances[backend, "fp32"] < distances[backend, "fp16"] < distances[backend, "int8"]
 
 
 def test_the_reference_is_the_checkpoint_in_torch(

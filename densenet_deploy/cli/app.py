@@ -73,6 +73,9 @@ def main() -> None:
             raise
         fail(MissingDependencyError(error.name or "", extra, "this command"))
         sys.exit(2)
+    except OSError as error:  # a place that cannot be read or written, a full disk
+        fail(DeployError(f"{error.filename or 'a file'}: {error.strerror or error}"))
+        sys.exit(2)
     except KeyboardInterrupt:
         sys.exit(130)
 

@@ -12,6 +12,7 @@ import typer
 
 from densenet_deploy import environment
 from densenet_deploy import report as reporting
+from densenet_deploy import verify as verifying
 from densenet_deploy.bundle import MANIFEST, Bundle, open_bundle
 from densenet_deploy.cli import show
 from densenet_deploy.cli.options import (
@@ -25,7 +26,7 @@ from densenet_deploy.cli.options import (
     precisions,
     tracker,
 )
-from densenet_deploy.data import ASSETS
+from densenet_deploy.data import ASSETS, ImageSet
 from densenet_deploy.errors import BackendError, DataError
 from densenet_deploy.files import replacing_file
 from densenet_deploy.recipe import Precision, parse_recipe
@@ -53,7 +54,6 @@ def verify(
 ) -> None:
     """Compare every precision and backend with PyTorch fp32 on test images; exit 1 on failure."""
     from densenet_deploy import data
-    from densenet_deploy import verify as verifying
 
     opened = open_bundle(bundle or SHIPPED)
     recipe = parse_recipe(opened.manifest.recipe, MANIFEST)
@@ -169,16 +169,12 @@ def predict(
     opened = open_bundle(SHIPPED if str(bundle) == "shipped" else bundle)
     manifest = opened.manifest
     pixels = np.stack([manifest.preprocessing.read(path) for path in images])
-    _, _, high = manifest.batch
-    logits = []
+    unlabelled = ImageSet(pixels, np.full(len(pixels), -1), manifest.labels, "the command line")
     with open_runner(opened, backend, precision) as runner:
-        for start in range(0, len(pixels), high):
-            logits.append(
-                runner.logits(manifest.preprocessing.normalise(pixels[start : start + high]))
-            )
+        logits = verifying.predict(runner, unlabelled)
     found = [
         (str(path), _top(row, manifest.labels, top))
-        for path, row in zip(images, np.concatenate(logits), strict=True)
+        for path, row in zip(images, logits, strict=True)
     ]
     if json:
         predictions = [{"image": image, "classes": classes} for image, classes in found]
@@ -213,7 +209,7 @@ def _backends(asked: list[str] | None) -> tuple[list[str], list[Skipped]]:
     skipped = [Skipped(name, reason) for name, reason in reasons.items() if reason]
     available = [name for name, reason in reasons.items() if not reason]
     if not available:
-        raise BackendError("no backend can run here", remedy="pip install 'densenet-deploy[ort]'")
+        raise BackendError("no backend can run here", remedy="install one with: pip install 'densenet-deploy[ort]'")
     return available, skipped
 
 

@@ -60,8 +60,8 @@ class Runner:
         try:
             output = self._infer(images)
         except Exception as error:  # the backends' exceptions share no public base
-            reason = str(error).strip().splitlines()[-1:] or [type(error).__name__]
-            raise BackendError(f"{self.backend} failed on {self.precision}: {reason[0][:200]}") from error
+            reason = (str(error).strip() or type(error).__name__).splitlines()[-1][:200]
+            raise BackendError(f"{self.backend} failed on {self.precision}: {reason}") from error
         return {self.manifest.output.name: np.asarray(output, np.float32)}
 
     def _checked(self, feeds: Mapping[str, Array]) -> Array:
