@@ -1,7 +1,8 @@
 """DenseNet from training to verified, measured deployment.
 
 Importing this package costs nothing heavy: each name below opens its module when first used, and
-torch, onnx or a backend only where that module needs it.
+torch, onnx or a backend only where that module needs it. The stages that share their name with
+their module are reached through it, such as `densenet_deploy.quantize.quantize`.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     from densenet_deploy.build import build_engine as build_engine
     from densenet_deploy.bundle import Bundle as Bundle
     from densenet_deploy.bundle import open_bundle as open_bundle
+    from densenet_deploy.classify import classify as classify
     from densenet_deploy.errors import DeployError as DeployError
     from densenet_deploy.export import export_onnx as export_onnx
     from densenet_deploy.model import DenseNet as DenseNet
@@ -33,6 +35,7 @@ _HOMES = {
     "DeployError": "errors",
     "Recipe": "recipe",
     "build_engine": "build",
+    "classify": "classify",
     "compare": "verify",
     "create_model": "model",
     "export_bundle": "pipeline",
@@ -46,10 +49,15 @@ _HOMES = {
 __all__ = sorted(_HOMES)
 
 
+_STAGES = ("bench", "quantize", "report", "rewrite", "train", "verify")
+
+
 def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+    if name in _HOMES:
+        return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+    if name in _STAGES:  # modules, such as densenet_deploy.quantize.quantize
+        return import_module(f"{__name__}.{name}")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:

@@ -35,7 +35,7 @@ def load(backend: Backend) -> ModuleType:
         if getattr(error, "name", None) != name:
             raise BackendError(f"{name} is installed but cannot be imported: {error}") from error
         if backend == "tensorrt-rtx":
-            raise MissingDependencyError(name, "rtx", "building a TensorRT-RTX engine") from None
+            raise MissingDependencyError.of(name, "rtx", "building a TensorRT-RTX engine") from None
         raise BackendError(
             "tensorrt is not installed",
             expected="TensorRT 10.0 or newer on a machine with an NVIDIA GPU",

@@ -141,10 +141,8 @@ def _steps(process: subprocess.Popen[str]) -> Iterator[str]:
     for line in process.stdout:
         event = json.loads(line)
         if "error" in event:
-            kind = getattr(errors, event.pop("error"))
-            error = kind.__new__(kind)
-            DeployError.__init__(error, **event)
-            raise error
+            kind: type[DeployError] = getattr(errors, event.pop("error"))
+            raise kind(**event)
         yield event["step"]
 
 

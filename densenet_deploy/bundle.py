@@ -168,9 +168,13 @@ class Bundle:
         return arrays[0], arrays[1]
 
     def sample_pixels(self) -> NDArray[np.uint8]:
-        """The sample images after geometry, uint8 (N, H, W, C)."""
-        preprocessing = self.manifest.preprocessing
-        return np.stack([preprocessing.read(self.file(name)) for name in self.manifest.samples])
+        """The sample images, which are stored after geometry: uint8 (N, H, W, C).
+
+        Raises:
+            DataError: A sample is not an image.
+        """
+        plain = dataclasses.replace(self.manifest.preprocessing, resize=0)
+        return np.stack([plain.read(self.file(name)) for name in self.manifest.samples])
 
 
 def write_manifest(directory: Path, manifest: Manifest) -> Bundle:
@@ -194,6 +198,15 @@ def write_manifest(directory: Path, manifest: Manifest) -> Bundle:
         table = dataclasses.asdict(complete)
         temporary.write_text(json.dumps(table, indent=1, sort_keys=True) + "\n", encoding="utf-8")
     return Bundle(directory, complete)
+
+
+def is_bundle(path: Path) -> bool:
+    """Whether a directory holds a manifest of ours, of any version; nothing else is verified."""
+    try:
+        table = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return False
+    return isinstance(table, dict) and {"schema_version", "recipe_digest"} <= table.keys()
 
 
 def open_bundle(path: Path | str) -> Bundle:
@@ -258,6 +271,11 @@ def _inconsistencies(manifest: Manifest) -> list[str]:
     low, best, high = manifest.batch
     if not 1 <= low <= best <= high:
         problems.append(f"batch {low},{best},{high} does not satisfy 1 <= min <= opt <= max")
+    if manifest.input.shape[1:] != manifest.preprocessing.input_shape:
+        problems.append(
+            f"input shape {manifest.input.shape[1:]} is not what preprocessing makes, "
+            f"{manifest.preprocessing.input_shape}"
+        )
     labels, outputs = len(manifest.labels), manifest.output.shape[1:]
     if labels and outputs != (labels,):
         problems.append(f"{labels} labels do not name outputs of shape {outputs}")

@@ -92,23 +92,33 @@ class ImageSet:
         return rest, held_out
 
 
-def load(config: DataConfig, split: Split, preprocessing: Preprocessing) -> ImageSet:
+def load(
+    config: DataConfig, split: Split, preprocessing: Preprocessing, limit: int = 0
+) -> ImageSet:
     """The images of one split.
+
+    Args:
+        config: Which data set, and where.
+        split: Training images calibrate and train, test images verify.
+        preprocessing: Geometry of image files, and size of synthetic images.
+        limit: Images the caller will use, 0 for all: no more files than that are decoded.
 
     Raises:
         DataError: The data set is not where it is looked for, or damaged.
         MissingDependencyError: It needs torchvision.
     """
+    if split == "test":
+        limit = config.test_images
     if config.name == "fashion-mnist":
         sample = config.sample and not config.directory
         images = _fashion_mnist_sample(split) if sample else _fashion_mnist(config.directory, split)
     elif config.name == "folder":
-        images = _folder(config.directory, split, preprocessing)
+        images = _folder(config.directory, split, preprocessing, limit)
     elif config.name == "synthetic":
-        images = synthetic(512, preprocessing)
+        images = synthetic(limit or 64, preprocessing, seed=int(split == "test"))
     else:
         images = _torchvision(config, split)
-    return images.take(config.test_images) if split == "test" else images
+    return images.take(limit) if split == "test" else images.take(min(limit, len(images)))
 
 
 def synthetic(count: int, preprocessing: Preprocessing, seed: int = 0) -> ImageSet:
@@ -123,6 +133,18 @@ def synthetic(count: int, preprocessing: Preprocessing, seed: int = 0) -> ImageS
     noise = generator.normal(0, 16, fields.shape)
     pixels = np.clip(fields + noise, 0, 255).astype(np.uint8)
     return ImageSet(pixels, np.full(count, -1, np.int64), (), f"synthetic images, seed {seed}")
+
+
+def check_labels(images: ImageSet, classes: int) -> None:
+    """Refuses images that cannot train or test a classifier of `classes` classes.
+
+    Raises:
+        DataError: Labels are missing or out of range.
+    """
+    low, high = int(images.labels.min(initial=0)), int(images.labels.max(initial=0))
+    if low < 0 or high >= classes:
+        found = "no labels" if low < 0 else f"labels up to {high}"
+        raise DataError(f"{images.source} has {found}", expected=f"labels 0 to {classes - 1}")
 
 
 def none(preprocessing: Preprocessing) -> ImageSet:
@@ -181,8 +203,11 @@ def read_idx(path: Path) -> NDArray[np.uint8]:
         raise DataError(f"{path} is not a readable IDX file ({error})") from None
 
 
-def _folder(directory: str, split: Split, preprocessing: Preprocessing) -> ImageSet:
-    """DIRECTORY/train/CLASS/* and DIRECTORY/test/CLASS/* (or val/)."""
+def _folder(directory: str, split: Split, preprocessing: Preprocessing, limit: int) -> ImageSet:
+    """DIRECTORY/train/CLASS/* and DIRECTORY/test/CLASS/* (or val/); train/ names the classes.
+
+    Files are shuffled with a fixed seed, so that the first of them cover the classes.
+    """
     names = ("train",) if split == "train" else ("test", "val")
     root = next((Path(directory) / n for n in names if (Path(directory) / n).is_dir()), None)
     if not directory or root is None:
@@ -190,18 +215,29 @@ def _folder(directory: str, split: Split, preprocessing: Preprocessing) -> Image
             f"no folder {' or '.join(names)} in {directory or 'data.directory'}",
             expected="DIRECTORY/train/CLASS/image files and DIRECTORY/test/CLASS/image files",
         )
-    classes = tuple(sorted(path.name for path in root.iterdir() if path.is_dir()))
+    train = root.parent / "train"
+    classes = _class_folders(train if train.is_dir() else root)
+    if unknown := sorted(set(_class_folders(root)) - set(classes)):
+        raise DataError(f"{root} has classes that train/ lacks: {', '.join(unknown)}")
     files = [
         (path, index)
         for index, name in enumerate(classes)
+        if (root / name).is_dir()
         for path in sorted((root / name).iterdir())
-        if path.is_file()
+        if path.is_file() and not path.name.startswith(".")
     ]
     if not files:
         raise DataError(f"{root} holds no images", expected="one sub-folder of images per class")
-    pixels = np.stack([preprocessing.read(path) for path, _ in files])
-    labels = np.asarray([index for _, index in files], np.int64)
+    order = np.random.default_rng(0).permutation(len(files))[: limit or None]
+    pixels = np.stack([preprocessing.read(files[index][0]) for index in order])
+    labels = np.asarray([files[index][1] for index in order], np.int64)
     return ImageSet(pixels, labels, classes, f"{root.name} images of {root.parent.name}")
+
+
+def _class_folders(root: Path) -> tuple[str, ...]:
+    return tuple(
+        sorted(path.name for path in root.iterdir() if path.is_dir() and path.name[0] != ".")
+    )
 
 
 def _torchvision(config: DataConfig, split: Split) -> ImageSet:
@@ -221,7 +257,7 @@ def _torchvision_dataset(name: str, split: Split, root: str):  # type: ignore[no
     try:
         from torchvision import datasets
     except ImportError:
-        raise MissingDependencyError("torchvision", "export", f"reading {name}") from None
+        raise MissingDependencyError.of("torchvision", "export", f"reading {name}") from None
     which = {"split": split} if name == "SVHN" else {"train": split == "train"}
     try:
         return getattr(datasets, name)(root, download=True, **which)

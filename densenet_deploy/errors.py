@@ -69,8 +69,10 @@ class BackendError(DeployError):
 class MissingDependencyError(DeployError):
     """An optional dependency is needed for what was asked."""
 
-    def __init__(self, package: str, extra: str, purpose: str) -> None:
-        super().__init__(
+    @classmethod
+    def of(cls, package: str, extra: str, purpose: str) -> Self:
+        """`package`, which the extra `extra` installs, is needed for `purpose`."""
+        return cls(
             f"{purpose} needs {package}, which is not installed",
             remedy=f"install it with: pip install 'densenet-deploy[{extra}]'",
         )

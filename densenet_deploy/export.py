@@ -14,9 +14,7 @@ import torch
 from onnx_ir.passes import common as passes
 from torch import nn
 
-from densenet_deploy.data import ImageSet
 from densenet_deploy.errors import GraphError
-from densenet_deploy.preprocess import Preprocessing
 from densenet_deploy.recipe import ExportConfig
 from densenet_deploy.rewrite import RULES, RewriteResult, rewrite
 
@@ -143,27 +141,3 @@ def from_bytes(data: bytes, source: str) -> ir.Model:
         raise GraphError(f"{source} is not a valid ONNX model ({reason})") from None
     model: ir.Model = ir.from_proto(proto)
     return model
-
-
-def calibrate_batchnorm(
-    model: nn.Module, images: ImageSet, preprocessing: Preprocessing, batch_size: int = 16
-) -> None:
-    """Sets BatchNorm statistics of untrained weights from images, so activations have unit scale.
-
-    A net with seeded weights and default statistics overflows or dies out with depth, which would
-    make timings and INT8 scales of it meaningless.
-    """
-    norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
-    momenta = [norm.momentum for norm in norms]
-    for norm in norms:
-        norm.reset_running_stats()
-        norm.momentum = None  # cumulative average
-    training = model.training
-    model.train()
-    with torch.no_grad():
-        for start in range(0, len(images), batch_size):
-            inputs = preprocessing.normalise(images.pixels[start : start + batch_size])
-            model(torch.from_numpy(inputs))
-    model.train(training)
-    for norm, momentum in zip(norms, momenta, strict=True):
-        norm.momentum = momentum

@@ -6,7 +6,7 @@ import hashlib
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -35,21 +35,21 @@ def replacing_file(path: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def replacing_directory(path: Path, marker: str) -> Iterator[Path]:
+def replacing_directory(path: Path, is_ours: Callable[[Path], bool]) -> Iterator[Path]:
     """Yields a temporary sibling directory; it becomes `path` only if the block succeeds.
 
     Args:
         path: The directory to create or replace.
-        marker: A file name that an existing `path` must hold to be replaced, so that a mistyped
-            output path never wipes somebody's folder.
+        is_ours: Says whether an existing directory may be replaced, so that a mistyped output path
+            never wipes somebody's folder.
 
     Raises:
-        DeployError: `path` exists, is not empty and lacks `marker`.
+        DeployError: `path` exists, is not empty and not ours.
     """
-    if path.exists() and not (path.is_dir() and (_empty(path) or (path / marker).is_file())):
+    if path.exists() and not (path.is_dir() and (_empty(path) or is_ours(path))):
         raise DeployError(
             f"{path} exists and holds other files",
-            expected=f"a new or empty directory, or one that holds {marker}",
+            expected="a new or empty directory, or an earlier output of this command",
             remedy="choose another output directory",
         )
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -60,7 +60,12 @@ def replacing_directory(path: Path, marker: str) -> Iterator[Path]:
         retired = temporary.with_name(temporary.name + ".old")
         if path.exists():
             path.replace(retired)
-        temporary.replace(path)
+        try:
+            temporary.replace(path)
+        except OSError:
+            if retired.exists():
+                retired.replace(path)
+            raise
         shutil.rmtree(retired, ignore_errors=True)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)

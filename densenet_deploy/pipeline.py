@@ -13,14 +13,14 @@ import onnx_ir as ir
 from densenet_deploy import data, environment, report, schema
 from densenet_deploy.assemble import write_engines, write_models
 from densenet_deploy.bench import bench
+from densenet_deploy.build import engine_version
 from densenet_deploy.bundle import (
-    MANIFEST,
     Bundle,
+    is_bundle,
     open_bundle,
     write_manifest,
 )
 from densenet_deploy.errors import (
-    BackendError,
     CheckFailedError,
     GraphError,
     MissingDependencyError,
@@ -74,19 +74,19 @@ def run(recipe: Recipe, out: Path, track: Track = silent, engines: bool = True) 
         engines: Whether to build engines.
 
     Raises:
+        BackendError: The recipe asks for engines this machine cannot build.
         CheckFailedError: A graph misses its acceptance contract; `out` stays as it was.
         DeployError: Whatever a stage found wrong.
     """
+    missing = _missing_builder(recipe) if engines else None
     source = prepare(recipe, track)
     available = [backend for backend in BACKENDS if not why_unavailable(backend)]
     skipped = [Skipped(b, why_unavailable(b)) for b in BACKENDS if b not in available]
-    with replacing_directory(out, MANIFEST) as staging:
+    skipped += [missing] if missing else []
+    with replacing_directory(out, is_bundle) as staging:
         manifest, rewrites = write_models(source, recipe, staging, track)
-        try:
-            if engines:
-                manifest = write_engines(manifest, recipe, staging, track)
-        except (MissingDependencyError, BackendError) as error:
-            skipped.append(Skipped(f"{recipe.build.backend} engines", str(error)))
+        if engines and not missing:
+            manifest = write_engines(manifest, recipe, staging, track)
         bundle = write_manifest(staging, manifest)
         parity = verify(bundle, source.test, recipe.verify, available, track=track)
         if failed := [record.summary() for record in parity if not record]:
@@ -95,9 +95,21 @@ def run(recipe: Recipe, out: Path, track: Track = silent, engines: bool = True) 
         result = RunResult(bundle, tuple(parity), tuple(measured), tuple(skipped), rewrites)
         records = staging / "records.json"
         records.write_text(json.dumps(result.to_dict()) + "\n", encoding="utf-8")
-        report.write(result.to_dict(), manifest.description, staging)
+        try:
+            report.write(result.to_dict(), manifest.description, staging)
+        except MissingDependencyError as error:
+            result = dataclasses.replace(result, skipped=(*skipped, Skipped("report", str(error))))
         write_manifest(staging, dataclasses.replace(manifest, records={"run": records.name}))
     return dataclasses.replace(result, bundle=open_bundle(out))
+
+
+def _missing_builder(recipe: Recipe) -> Skipped | None:
+    """Why engines are left out: only for a backend that could be installed, but is not."""
+    try:
+        engine_version(recipe.build.backend)
+    except MissingDependencyError as error:
+        return Skipped(f"{recipe.build.backend} engines", str(error))
+    return None
 
 
 def export_bundle(recipe: Recipe, out: Path, track: Track = silent) -> tuple[Bundle, str]:
@@ -110,7 +122,7 @@ def export_bundle(recipe: Recipe, out: Path, track: Track = silent) -> tuple[Bun
         DeployError: Whatever a stage found wrong; `out` stays as it was.
     """
     source = prepare(recipe, track)
-    with replacing_directory(out, MANIFEST) as staging:
+    with replacing_directory(out, is_bundle) as staging:
         manifest, rewrites = write_models(source, recipe, staging, track)
         write_manifest(staging, manifest)
     return open_bundle(out), rewrites

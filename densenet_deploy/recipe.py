@@ -106,10 +106,18 @@ class TrainConfig:
     def __post_init__(self) -> None:
         if min(self.epochs, self.batch_size) < 1 or self.learning_rate <= 0:
             raise ValueError("epochs, batch_size and learning_rate must be positive")
+        if not 0 <= self.momentum < 1 or self.seed < 0:
+            raise ValueError("momentum must be in [0, 1) and seed not negative")
         if min(self.shift, self.validation_images, self.warmup_epochs, self.weight_decay) < 0:
             raise ValueError(
                 "shift, validation_images, warmup_epochs and weight_decay must not be negative"
             )
+
+
+def _check_batch(batch: tuple[int, int, int]) -> None:
+    low, best, high = batch
+    if not 1 <= low <= best <= high:
+        raise ValueError(f"batch {low},{best},{high} must satisfy 1 <= min <= opt <= max")
 
 
 @dataclass(frozen=True)
@@ -129,9 +137,7 @@ class ExportConfig:
     fuse: bool = True
 
     def __post_init__(self) -> None:
-        low, best, high = self.batch
-        if not 1 <= low <= best <= high:
-            raise ValueError(f"batch {low},{best},{high} must satisfy 1 <= min <= opt <= max")
+        _check_batch(self.batch)
         if self.opset < 20:
             raise ValueError(f"opset {self.opset} must be 20 or newer")
 
@@ -171,6 +177,9 @@ class BuildConfig:
     compute_capabilities: tuple[str, ...] = ("8.0", "8.6", "8.9", "12.0")
     optional_compute_capabilities: tuple[str, ...] = ("7.5",)
 
+    def __post_init__(self) -> None:
+        _check_batch(self.batch)
+
 
 @dataclass(frozen=True)
 class Tolerance:
@@ -199,7 +208,10 @@ def _tolerances() -> dict[str, Tolerance]:
 
 @dataclass(frozen=True)
 class VerifyConfig:
-    """The acceptance contract: a tolerance for each precision."""
+    """The acceptance contract: a tolerance for each precision.
+
+    A precision that is left out keeps its default tolerance.
+    """
 
     tolerances: dict[str, Tolerance] = field(default_factory=_tolerances)
 
@@ -207,6 +219,7 @@ class VerifyConfig:
         unknown = self.tolerances.keys() - set(PRECISIONS)
         if unknown:
             raise ValueError(f"unknown precision {', '.join(sorted(unknown))} in tolerances")
+        object.__setattr__(self, "tolerances", _tolerances() | self.tolerances)
 
 
 @dataclass(frozen=True)
@@ -249,6 +262,9 @@ class Recipe:
     def __post_init__(self) -> None:
         if not self.precisions:
             raise ValueError("precisions must name at least one of fp32, fp16, int8")
+        (low, _, high), (least, _, most) = self.build.batch, self.export.batch
+        if low < least or high > most:
+            raise ValueError(f"build.batch {low}..{high} exceeds export.batch {least}..{most}")
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, as in the TOML file."""
@@ -260,11 +276,11 @@ class Recipe:
         return hashlib.sha256(json.dumps(self.to_dict(), sort_keys=True).encode()).hexdigest()
 
 
-def data_folder(kind: Literal["export", "benchmarks"]) -> Path:
-    """Folder of recipes (`export`) or suites (`benchmarks`), in a wheel or in a checkout."""
+def recipe_folder() -> Path:
+    """Folder of the shipped recipes, in a wheel or in a checkout."""
     package = Path(__file__).parent
-    installed = package / "data_files" / kind
-    return installed if installed.is_dir() else package.parent / kind
+    installed = package / "data_files" / "export"
+    return installed if installed.is_dir() else package.parent / "export"
 
 
 def load_recipe(name: str) -> Recipe:
@@ -275,9 +291,9 @@ def load_recipe(name: str) -> Recipe:
     """
     path = Path(name)
     if path.suffix != ".toml":
-        path = data_folder("export") / f"{name}.toml"
+        path = recipe_folder() / f"{name}.toml"
     if not path.is_file():
-        known = ", ".join(sorted(p.stem for p in data_folder("export").glob("*.toml")))
+        known = ", ".join(sorted(p.stem for p in recipe_folder().glob("*.toml")))
         raise RecipeError(f"no recipe {name!r}", expected=f"a .toml file or one of: {known}")
     try:
         table = tomllib.loads(path.read_text(encoding="utf-8"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,9 +24,10 @@ HEADER = (
     "images/s",
 )
 METHOD = (
-    "Latency is one request on the host, normalised images in to logits out, after warm-up to a "
-    "steady median, each backend in a process of its own; no sample is dropped, and a percentile "
-    "the sample cannot show is left out."
+    "Latency is one request on the host, normalised images in to logits out, each backend in a "
+    "process of its own. Warm-up ends when the median settles or after 2 s (then the p50 is marked "
+    "with ~); no sample is dropped, and a percentile the sample cannot show is left out. fp16 on "
+    "a CPU is half-precision weights computed in fp32."
 )
 
 
@@ -42,6 +44,7 @@ class Row:
     p90: float | None
     p99: float | None
     images_per_second: float
+    steady: bool
 
     def cells(self) -> tuple[str, ...]:
         """The row as text, in the order of `HEADER`."""
@@ -51,7 +54,7 @@ class Row:
             "-" if self.top1 is None else f"{self.top1:.2f}",
             "-" if self.agreement is None else f"{self.agreement:.2f}",
             str(self.batch),
-            milliseconds(self.p50),
+            ("" if self.steady else "~") + milliseconds(self.p50),
             milliseconds(self.p90),
             milliseconds(self.p99),
             f"{self.images_per_second:.0f}",
@@ -83,8 +86,33 @@ def rows(records: dict[str, Any]) -> list[Row]:
     return joined
 
 
-def markdown(records: dict[str, Any], title: str) -> str:
-    """The report as Markdown.
+def read_records(path: Path) -> dict[str, Any]:
+    """Records written by a run or by `bench --out`.
+
+    Raises:
+        DataError: The file holds none.
+    """
+    try:
+        records = json.loads(path.read_text(encoding="utf-8"))
+        measured = rows(records)
+        named = isinstance(records.get("bundle", {}), dict)
+        _images(records), _machine(records.get("environment", {}))
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+        measured, named = [], False
+        reason = f" ({type(error).__name__})"
+    else:
+        reason = ""
+    if not measured or not named:
+        raise DataError(
+            f"{path} holds no benchmark records{reason}",
+            expected="a bundle, or a file written by bench --out",
+        )
+    table: dict[str, Any] = records
+    return table
+
+
+def markdown(records: dict[str, Any]) -> str:
+    """The report as Markdown, without a title.
 
     Raises:
         MissingDependencyError: jinja2 is not installed.
@@ -92,11 +120,10 @@ def markdown(records: dict[str, Any], title: str) -> str:
     try:
         import jinja2
     except ImportError:
-        raise MissingDependencyError("jinja2", "report", "a report") from None
+        raise MissingDependencyError.of("jinja2", "report", "a report") from None
     template = Path(__file__).with_name("report.md.j2").read_text(encoding="utf-8")
     environment = jinja2.Environment(undefined=jinja2.StrictUndefined, autoescape=False)
     text: str = environment.from_string(template).render(
-        title=title,
         images=_images(records),
         rows=rows(records),
         skipped=records.get("skipped", ()),
@@ -133,7 +160,7 @@ def plot(records: dict[str, Any], path: Path, title: str) -> None:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
     except ImportError:
-        raise MissingDependencyError("matplotlib", "report", "the report's picture") from None
+        raise MissingDependencyError.of("matplotlib", "report", "the report's picture") from None
     points = rows(records)
     smallest = min((row.batch for row in points), default=1)
     figure = Figure(figsize=(7, 4.2), dpi=130, layout="constrained")
@@ -161,16 +188,17 @@ def plot(records: dict[str, Any], path: Path, title: str) -> None:
 
 
 def write(records: dict[str, Any], title: str, directory: Path) -> list[Path]:
-    """Writes report.md and report.png; what cannot be made for want of a package is left out."""
-    written = []
-    try:
-        (directory / "report.md").write_text(markdown(records, title), encoding="utf-8")
-        written.append(directory / "report.md")
-        plot(records, directory / "report.png", title)
-        written.append(directory / "report.png")
-    except MissingDependencyError:
-        pass
-    return written
+    """Writes report.md and report.png into `directory`, and returns their paths.
+
+    Raises:
+        MissingDependencyError: jinja2 or matplotlib is not installed.
+    """
+    directory.mkdir(parents=True, exist_ok=True)
+    text, picture = directory / "report.md", directory / "report.png"
+    with replacing_file(text) as temporary:
+        temporary.write_text(f"# {title}\n\n{markdown(records)}", encoding="utf-8")
+    plot(records, picture, title)
+    return [text, picture]
 
 
 def insert(text: str, marker: str, content: str) -> str:

@@ -6,11 +6,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+from torch import nn
+
 from densenet_deploy import checkpoint, data
 from densenet_deploy.checkpoint import CheckpointInfo
 from densenet_deploy.data import ImageSet
 from densenet_deploy.errors import CheckpointError, DataError
-from densenet_deploy.export import calibrate_batchnorm
 from densenet_deploy.model import DenseNet, create_model
 from densenet_deploy.preprocess import IMAGENET, Preprocessing
 from densenet_deploy.progress import Track, once, silent
@@ -65,7 +67,7 @@ def prepare(recipe: Recipe, track: Track = silent) -> Source:
         calibration = data.none(preprocessing)
     else:
         test = data.load(recipe.data, "test", preprocessing)
-        calibration = data.load(recipe.data, "train", preprocessing)
+        calibration = data.load(recipe.data, "train", preprocessing, recipe.quantize.images)
     labels = info.labels if info else test.classes
     training = info.training if info else {"file": path.name}
     speed_only = _SEEDED in training  # the checkpoint of a speed-only bundle
@@ -119,3 +121,27 @@ def weights_path(name: str) -> Path:
     """A shipped checkpoint's path by its name, or the path itself."""
     shipped = data.ASSETS / f"{name}.safetensors"
     return shipped if shipped.is_file() else Path(name)
+
+
+def calibrate_batchnorm(
+    model: nn.Module, images: ImageSet, preprocessing: Preprocessing, batch_size: int = 16
+) -> None:
+    """Sets BatchNorm statistics of untrained weights from images, so activations have unit scale.
+
+    A net with seeded weights and default statistics overflows or dies out with depth, which would
+    make timings and INT8 scales of it meaningless.
+    """
+    norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
+    momenta = [norm.momentum for norm in norms]
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.momentum = None  # cumulative average
+    training = model.training
+    model.train()
+    with torch.no_grad():
+        for start in range(0, len(images), batch_size):
+            inputs = preprocessing.normalise(images.pixels[start : start + batch_size])
+            model(torch.from_numpy(inputs))
+    model.train(training)
+    for norm, momentum in zip(norms, momenta, strict=True):
+        norm.momentum = momentum

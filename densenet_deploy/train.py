@@ -22,7 +22,7 @@ from torch.nn import functional
 
 from densenet_deploy import checkpoint
 from densenet_deploy.checkpoint import CheckpointInfo
-from densenet_deploy.data import ImageSet
+from densenet_deploy.data import ImageSet, check_labels
 from densenet_deploy.errors import CheckpointError, DataError
 from densenet_deploy.files import replacing_file
 from densenet_deploy.model import DenseNet
@@ -71,8 +71,9 @@ def train(
 
     Raises:
         CheckpointError: `out` holds the state of another configuration, or a damaged one.
-        DataError: Fewer training images than one batch.
+        DataError: Fewer training images than one batch, or labels the model has no class for.
     """
+    check_labels(images, model.spec.classes)
     steps = len(images) // config.batch_size
     if steps == 0:
         raise DataError(

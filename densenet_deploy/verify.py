@@ -41,30 +41,30 @@ def verify(
     Raises:
         BackendError: No backend but the reference was given.
     """
+    reference_backend = "pytorch" if not why_unavailable("pytorch") else backends[0]
     pairs = [
         (backend, precision)
         for backend in backends
         for precision in precisions or bundle.precisions
-        if backend != "pytorch" and runs(backend, precision)
+        if runs(backend, precision) and (backend, precision) != (reference_backend, "fp32")
     ]
     if not pairs:
         raise BackendError(
             f"nothing to compare on {', '.join(backends)}",
             expected="a backend besides the reference",
         )
-    reference_backend = "pytorch" if not why_unavailable("pytorch") else backends[0]
     with open_runner(bundle, reference_backend, "fp32") as runner:
-        reference = predict(runner, images, track)
+        reference = predict(runner, images.pixels, track)
     results = []
     for backend, precision in pairs:
         with open_runner(bundle, backend, precision) as runner:
-            candidate = predict(runner, images, track)
+            candidate = predict(runner, images.pixels, track)
         results.append(
             compare(
                 reference,
                 candidate,
                 images,
-                config.tolerances.get(precision, Tolerance()),
+                config.tolerances[precision],
                 precision,
                 backend,
                 f"{reference_backend} fp32",
@@ -73,19 +73,19 @@ def verify(
     return results
 
 
-def predict(runner: Runner, images: ImageSet, track: Track = silent) -> Array:
-    """Logits (N, classes) of all images, in batches the bundle allows."""
+def predict(runner: Runner, pixels: NDArray[np.uint8], track: Track = silent) -> Array:
+    """Logits (N, classes) of pixels (N, H, W, C), in batches the bundle allows."""
     low, _, high = runner.manifest.batch
     size = max(low, min(high, 64))
-    starts = range(0, len(images), size)
-    title = f"Verifying {runner.backend} {runner.precision}"
+    starts = range(0, len(pixels), size)
+    title = f"Running {runner.backend} {runner.precision}"
     parts = []
     for start in track(starts, title, len(starts)):
-        pixels = images.pixels[start : start + size]
-        count = len(pixels)
+        batch = pixels[start : start + size]
+        count = len(batch)
         if count < low:  # a last batch below the least allowed size is padded and cut
-            pixels = np.concatenate([pixels, np.repeat(pixels[-1:], low - count, axis=0)])
-        parts.append(runner.logits(runner.manifest.preprocessing.normalise(pixels))[:count])
+            batch = np.concatenate([batch, np.repeat(batch[-1:], low - count, axis=0)])
+        parts.append(runner.logits(runner.manifest.preprocessing.normalise(batch))[:count])
     return np.concatenate(parts)
 
 

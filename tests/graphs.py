@@ -22,10 +22,11 @@ from onnx.reference import ReferenceEvaluator
 from torch import nn
 
 from densenet_deploy import data, preprocess
-from densenet_deploy.export import calibrate_batchnorm, export_onnx, to_bytes
+from densenet_deploy.export import export_onnx, to_bytes
 from densenet_deploy.model import DenseNet, create_model
 from densenet_deploy.recipe import DataConfig, ExportConfig, Target
 from densenet_deploy.rewrite import RewriteResult
+from densenet_deploy.source import calibrate_batchnorm
 
 Arrays = dict[str, NDArray[Any]]
 POOL = "AveragePool <kernel_shape = [2, 2], strides = [2, 2]>"

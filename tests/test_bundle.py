@@ -22,6 +22,7 @@ from densenet_deploy.bundle import (
     SCHEMA_VERSION,
     Bundle,
     EngineRecord,
+    is_bundle,
     open_bundle,
     write_manifest,
 )
@@ -407,10 +408,17 @@ def test_an_export_that_fails_keeps_the_earlier_bundle(damaged: Path) -> None:
     manifest, before = open_bundle(damaged).manifest, contents(damaged)
     with (
         pytest.raises(BundleError, match="lacks"),
-        replacing_directory(damaged, MANIFEST) as staging,
+        replacing_directory(damaged, is_bundle) as staging,
     ):
         (staging / "fp32.onnx").write_bytes(b"new")
         write_manifest(staging, manifest)
     assert contents(damaged) == before
     assert list(damaged.parent.iterdir()) == [damaged]
     open_bundle(damaged)
+
+
+def test_only_a_manifest_of_ours_makes_a_folder_replaceable(bundle: Bundle, tmp_path: Path) -> None:
+    assert is_bundle(bundle.path)
+    for text in ("{}", "[]", "not json", '{"manifest_version": 3, "name": "a browser extension"}'):
+        (tmp_path / MANIFEST).write_text(text)
+        assert not is_bundle(tmp_path)

@@ -21,10 +21,11 @@ import densenet_deploy
 from densenet_deploy import data
 from densenet_deploy.data import ImageSet
 from densenet_deploy.errors import GraphError
-from densenet_deploy.export import calibrate_batchnorm, export_onnx, from_bytes, to_bytes
+from densenet_deploy.export import export_onnx, from_bytes, to_bytes
 from densenet_deploy.model import DenseNet, create_model
 from densenet_deploy.preprocess import Preprocessing
 from densenet_deploy.recipe import ExportConfig
+from densenet_deploy.source import calibrate_batchnorm
 from densenet_deploy.spec import variant
 from tests.graphs import (
     Exported,

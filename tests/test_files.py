@@ -75,10 +75,14 @@ def test_killed_writer_keeps_the_old_file(tmp_path: Path) -> None:
     assert path.read_bytes() == b"old"
 
 
+def is_ours(path: Path) -> bool:
+    return (path / "manifest.json").exists()
+
+
 def test_directory_replaces_all_of_the_earlier_one(tmp_path: Path) -> None:
     path = tmp_path / "bundle"
     for contents in ({"manifest.json", "first"}, {"manifest.json", "second"}):
-        with replacing_directory(path, "manifest.json") as temporary:
+        with replacing_directory(path, is_ours) as temporary:
             for name in contents:
                 (temporary / name).write_text(name)
         assert names(path) == contents
@@ -87,7 +91,7 @@ def test_directory_replaces_all_of_the_earlier_one(tmp_path: Path) -> None:
 
 def test_directory_fills_an_empty_one(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
-    with replacing_directory(tmp_path / "empty", "manifest.json") as temporary:
+    with replacing_directory(tmp_path / "empty", is_ours) as temporary:
         (temporary / "manifest.json").touch()
     assert names(tmp_path / "empty") == {"manifest.json"}
 
@@ -96,7 +100,7 @@ def test_directory_failure_keeps_the_old_one_and_leaves_no_litter(tmp_path: Path
     path = tmp_path / "bundle"
     path.mkdir()
     (path / "manifest.json").write_text("old")
-    with pytest.raises(Interrupted), replacing_directory(path, "manifest.json") as temporary:
+    with pytest.raises(Interrupted), replacing_directory(path, is_ours) as temporary:
         (temporary / "manifest.json").write_text("new")
         raise Interrupted
     assert (path / "manifest.json").read_text() == "old"
@@ -112,8 +116,8 @@ def test_foreign_path_is_refused_and_untouched(tmp_path: Path, kind: str) -> Non
     kept.write_text("years of work")
     entered = False
     with (
-        pytest.raises(DeployError, match=r"thesis exists .* expected .* manifest\.json"),
-        replacing_directory(path, "manifest.json"),
+        pytest.raises(DeployError, match=r"thesis exists .* expected .* earlier output"),
+        replacing_directory(path, is_ours),
     ):
         entered = True
     assert not entered  # refused before the work is done, not after

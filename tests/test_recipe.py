@@ -101,7 +101,7 @@ recipes = st.builds(
         threads=natural,
     ),
 )
-SHIPPED = sorted(recipe.data_folder("export").glob("*.toml"))
+SHIPPED = sorted(recipe.recipe_folder().glob("*.toml"))
 
 
 @given(recipes)

@@ -198,7 +198,7 @@ def test_batches_within_the_bounds_give_every_image_its_answer(
     with open_runner(open_bundle(damaged), "onnxruntime", "fp32", 1) as runner:
         expected = runner.logits(inputs)
     with open_runner(narrow(damaged, low, high), "onnxruntime", "fp32", 1) as runner:
-        found = predict(runner, few)
+        found = predict(runner, few.pixels)
     assert found.shape == (11, 10)
     np.testing.assert_allclose(found, expected, atol=1e-4)
 
@@ -220,7 +220,7 @@ class Recorder:
 def test_progress_counts_batches(bundle: Bundle, sample: tuple[ImageSet, ImageSet]) -> None:
     track = Recorder()
     with open_runner(bundle, "onnxruntime", "fp16", 1) as runner:
-        predict(runner, sample[1].take(65), track)
+        predict(runner, sample[1].take(65).pixels, track)
     assert track.calls == [("Verifying onnxruntime fp16", 2, 2)]
 
 

@@ -71,7 +71,7 @@ def main() -> None:
         extra = _EXTRAS.get((error.name or "").split(".")[0])
         if extra is None:
             raise
-        fail(MissingDependencyError(error.name or "", extra, "this command"))
+        fail(MissingDependencyError.of(error.name or "", extra, "this command"))
         sys.exit(2)
     except OSError as error:  # a place that cannot be read or written, a full disk
         fail(DeployError(f"{error.filename or 'a file'}: {error.strerror or error}"))

@@ -13,13 +13,24 @@ from densenet_deploy.progress import Track, bar, silent
 from densenet_deploy.recipe import (
     PRECISIONS,
     DataConfig,
+    DataName,
     ModelConfig,
     Precision,
+    QuantizeConfig,
     Recipe,
+    Tolerance,
+    VerifyConfig,
     load_recipe,
 )
+from densenet_deploy.spec import variant
 
 DEFAULT_RECIPE = "fashion-mnist"
+# Logits of untrained weights lie close together: their top-1 says little about a graph.
+ANY_ANSWER = {
+    "fp32": Tolerance(top1_drop=100, agreement=0, cosine=0.9999),
+    "fp16": Tolerance(top1_drop=100, agreement=0, cosine=0.999),
+    "int8": Tolerance(top1_drop=100, agreement=0, cosine=0.9),
+}
 RecipeArgument = Annotated[str, typer.Argument(help="Recipe name or .toml file.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bars.")]
@@ -82,29 +93,41 @@ def choose_recipe(
     """The recipe a command works on: by name, or made for `--model` and `--weights`.
 
     A model without weights gets seeded ones and synthetic images. Weights without a model take
-    the architecture their header names.
+    the architecture their header names; trained ones need `data` for int8.
     """
-    recipe = load_recipe(name)
-    if weights and not model:
-        recipe = replace(recipe, model=replace(recipe.model, variant="", weights=weights))
-    elif model:
-        recipe = _recipe_for(recipe, model, weights)
-    return recipe if data is None else replace(recipe, data=data)
-
-
-def _recipe_for(recipe: Recipe, model: str, weights: str) -> Recipe:
-    from densenet_deploy.spec import variant
-
-    spec = variant(model)
-    config = ModelConfig(model, spec.input_shape, spec.classes, weights)
-    return replace(
-        recipe,
-        name=model,
-        description=f"{model}, {'x'.join(map(str, spec.input_shape))}"
-        + ("" if weights else ", seeded weights: speed only"),
-        model=config,
-        data=DataConfig(name="synthetic"),
+    if not model and not weights:
+        recipe = load_recipe(name)
+        return recipe if data is None else replace(recipe, data=data)
+    title = model or Path(weights).stem
+    description = title if weights else f"{title}, seeded weights: speed only"
+    spec = variant(model) if model else None
+    config = ModelConfig(
+        model,
+        spec.input_shape if spec else (3, 224, 224),
+        spec.classes if spec else 1000,
+        weights,
     )
+    return Recipe(
+        name=title,
+        description=description,
+        model=config,
+        data=data or DataConfig(name="synthetic"),
+        quantize=QuantizeConfig() if weights else QuantizeConfig(images=32, batch_size=8),
+        verify=VerifyConfig() if weights else VerifyConfig(ANY_ANSWER),
+    )
+
+
+def data_config(name: DataName | None, directory: str) -> DataConfig | None:
+    """`--data` and `--data-dir` together; None where neither was given.
+
+    Raises:
+        RecipeError: A directory without a data set's name.
+    """
+    if name is None and directory:
+        raise RecipeError(
+            f"--data-dir {directory} without --data", remedy="name the data set, such as folder"
+        )
+    return None if name is None else DataConfig(name=name, directory=directory)
 
 
 def checked(change: Any) -> Any:

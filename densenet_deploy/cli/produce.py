@@ -20,13 +20,13 @@ from densenet_deploy.cli.options import (
     batch_bounds,
     checked,
     choose_recipe,
+    data_config,
     default_out,
     precisions,
     tracker,
 )
 from densenet_deploy.recipe import (
     BuildConfig,
-    DataConfig,
     DataName,
     EngineBackend,
     Precision,
@@ -62,7 +62,7 @@ def run(
         typer.echo(f"engine: {engine.file} ({megabytes:.2f} MB, compute capability {targets})")
     typer.echo(f"verified on {result.parity[0].source} against {result.parity[0].reference}")
     show.results(result.to_dict(), chosen.description)
-    typer.echo(f"bundle: {result.bundle.path} (report.md and report.png are in it)")
+    typer.echo(f"bundle: {result.bundle.path}")
 
 
 def export(
@@ -89,8 +89,7 @@ def export(
     """Export to fused ONNX graphs, quantized as asked, in a bundle."""
     from densenet_deploy import pipeline
 
-    images = None if data is None else DataConfig(name=data, directory=data_dir)
-    chosen = choose_recipe(recipe, model, weights, images)
+    chosen = choose_recipe(recipe, model, weights, data_config(data, data_dir))
     if precision:
         chosen = replace(chosen, precisions=precisions(precision))
     exporting = chosen.export
@@ -129,7 +128,7 @@ def quantize(
     from densenet_deploy import pipeline
 
     config = checked(lambda: QuantizeConfig(images=images))
-    source = None if data is None else DataConfig(name=data, directory=data_dir)
+    source = data_config(data, data_dir)
     written = pipeline.quantize_file(onnx, precision, config, source, out, tracker(quiet))
     typer.echo(f"{precision}: {out} ({written / 1e6:.2f} MB)")
 

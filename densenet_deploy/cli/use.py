@@ -7,7 +7,6 @@ import json as jsonlib
 from pathlib import Path
 from typing import Annotated, Any
 
-import numpy as np
 import typer
 
 from densenet_deploy import environment
@@ -26,12 +25,12 @@ from densenet_deploy.cli.options import (
     precisions,
     tracker,
 )
-from densenet_deploy.data import ASSETS, ImageSet
+from densenet_deploy.data import ASSETS
 from densenet_deploy.errors import BackendError, DataError
 from densenet_deploy.files import replacing_file
 from densenet_deploy.recipe import Precision, parse_recipe
 from densenet_deploy.results import Skipped
-from densenet_deploy.runtime import BACKENDS, open_runner, runs, why_unavailable
+from densenet_deploy.runtime import BACKENDS, runs, why_unavailable
 
 SHIPPED = ASSETS / "bundle"
 BundleArgument = Annotated[
@@ -133,9 +132,12 @@ def report(
     out: Annotated[Path, typer.Option("--out", help="Directory for report.md, report.png.")] = (
         Path("work/report")
     ),
+    marker: Annotated[
+        str, typer.Option("--marker", help="Which <!-- MARKER:begin/end --> of --into to fill.")
+    ] = "results",
     into: Annotated[
         Path | None,
-        typer.Option("--into", help="Markdown file with <!-- results:begin/end --> to fill in."),
+        typer.Option("--into", help="Markdown file to put the table into."),
     ] = None,
 ) -> None:
     """Render Markdown and a picture, latency against accuracy, from a bundle or records."""
@@ -143,18 +145,14 @@ def report(
     if into:
         if not into.is_file():
             raise DataError(f"{into} does not exist", expected="a Markdown file")
-        body = reporting.markdown(records, title).split("\n", 2)[2]
-        text = reporting.insert(into.read_text(encoding="utf-8"), "results", body)
+        body = reporting.markdown(records)
+        text = reporting.insert(into.read_text(encoding="utf-8"), marker, body)
         with replacing_file(into) as temporary:
             temporary.write_text(text, encoding="utf-8")
         typer.echo(f"table: {into}")
         return
-    out.mkdir(parents=True, exist_ok=True)
-    text = reporting.markdown(records, title)
-    with replacing_file(out / "report.md") as temporary:
-        temporary.write_text(text, encoding="utf-8")
-    reporting.plot(records, out / "report.png", title)
-    typer.echo(f"report: {out / 'report.md'}, {out / 'report.png'}")
+    written = reporting.write(records, title, out)
+    typer.echo(f"report: {', '.join(map(str, written))}")
 
 
 def predict(
@@ -166,39 +164,22 @@ def predict(
     json: Json = False,
 ) -> None:
     """Classify image files: labels and probabilities."""
+    from densenet_deploy.classify import classify
+
     opened = open_bundle(SHIPPED if str(bundle) == "shipped" else bundle)
-    manifest = opened.manifest
-    pixels = np.stack([manifest.preprocessing.read(path) for path in images])
-    unlabelled = ImageSet(pixels, np.full(len(pixels), -1), manifest.labels, "the command line")
-    with open_runner(opened, backend, precision) as runner:
-        logits = verifying.predict(runner, unlabelled)
-    found = [
-        (str(path), _top(row, manifest.labels, top))
-        for path, row in zip(images, logits, strict=True)
-    ]
+    found = classify(opened, images, backend, precision, top)
     if json:
-        predictions = [{"image": image, "classes": classes} for image, classes in found]
-        show.as_json({"predictions": predictions, "speed_only": manifest.speed_only})
+        predictions = [
+            {"image": str(path), "classes": classes}
+            for path, classes in zip(images, found, strict=True)
+        ]
+        show.as_json({"predictions": predictions, "speed_only": opened.manifest.speed_only})
         return
-    for image, classes in found:
-        listed = ", ".join(f"{c['label']} {100 * c['probability']:.1f} %" for c in classes)
-        typer.echo(f"{image}: {listed}")
-    if manifest.speed_only:
+    for path, classes in zip(images, found, strict=True):
+        listed = ", ".join(f"{c.label} {100 * c.probability:.1f} %" for c in classes)
+        typer.echo(f"{path}: {listed}")
+    if opened.manifest.speed_only:
         typer.echo("speed only: the weights are seeded noise, so these answers mean nothing")
-
-
-def _top(logits: Any, labels: tuple[str, ...], count: int) -> list[dict[str, Any]]:
-    exponentials = np.exp(logits.astype(np.float64) - logits.max())
-    probabilities = exponentials / exponentials.sum()
-    best = np.argsort(-probabilities)[:count]
-    return [
-        {
-            "class": int(index),
-            "label": labels[index] if labels else str(index),
-            "probability": float(probabilities[index]),
-        }
-        for index in best
-    ]
 
 
 def _backends(asked: list[str] | None) -> tuple[list[str], list[Skipped]]:
@@ -209,7 +190,9 @@ def _backends(asked: list[str] | None) -> tuple[list[str], list[Skipped]]:
     skipped = [Skipped(name, reason) for name, reason in reasons.items() if reason]
     available = [name for name, reason in reasons.items() if not reason]
     if not available:
-        raise BackendError("no backend can run here", remedy="install one with: pip install 'densenet-deploy[ort]'")
+        raise BackendError(
+            "no backend can run here", remedy="install one: pip install 'densenet-deploy[ort]'"
+        )
     return available, skipped
 
 
@@ -222,27 +205,16 @@ def _precisions(bundle: Bundle, asked: list[str] | None) -> tuple[Precision, ...
 
 def _recorded(bundle: Bundle) -> dict[str, Any]:
     name = bundle.manifest.records.get("run")
-    if name is None:
-        return {}
-    records: dict[str, Any] = jsonlib.loads(bundle.file(name).read_text(encoding="utf-8"))
-    return records
+    return {} if name is None else reporting.read_records(bundle.file(name))
 
 
 def _records(source: Path) -> tuple[dict[str, Any], str]:
-    if source.is_dir():
-        bundle = open_bundle(source)
-        records = _recorded(bundle)
-        if not records:
-            raise DataError(
-                f"{source} has no records", remedy="make the bundle with: densenet-deploy run"
-            )
-        return records, bundle.manifest.description
-    try:
-        records = jsonlib.loads(source.read_text(encoding="utf-8"))
-        reporting.rows(records)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    if not source.is_dir():
+        records = reporting.read_records(source)
+        return records, records.get("bundle", {}).get("description") or source.stem
+    bundle = open_bundle(source)
+    if not (records := _recorded(bundle)):
         raise DataError(
-            f"{source} holds no benchmark records ({type(error).__name__})",
-            expected="a bundle, or a file written by bench --out",
-        ) from None
-    return records, records.get("bundle", {}).get("description", source.stem)
+            f"{source} has no records", remedy="make the bundle with: densenet-deploy run"
+        )
+    return records, bundle.manifest.description

@@ -13,7 +13,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
-from densenet_deploy.errors import DataError
+from densenet_deploy.errors import DataError, GraphError
 from densenet_deploy.progress import Track, silent
 from densenet_deploy.quantize.calibrate import activation_ranges
 from densenet_deploy.quantize.half import to_half
@@ -39,8 +39,10 @@ def quantize(
 
     Raises:
         DataError: `int8` without enough calibration images.
-        GraphError: The graph holds values half precision cannot, or nothing to quantize.
+        GraphError: The graph is not fp32, holds values half precision cannot, or nothing to
+            quantize.
     """
+    _check_fp32(model)
     copy = model.clone()
     if precision == "fp16":
         to_half(copy)
@@ -52,6 +54,18 @@ def quantize(
     return copy
 
 
+def _check_fp32(model: ir.Model) -> None:
+    floating = {ir.DataType.FLOAT16, ir.DataType.BFLOAT16, ir.DataType.DOUBLE}
+    values = (*model.graph.inputs, *model.graph.initializers.values())
+    wrong = [value.name for value in values if value.dtype in floating]
+    quantized = [node.name for node in model.graph if node.op_type == "QuantizeLinear"]
+    if wrong or quantized:
+        raise GraphError(
+            f"{(wrong or quantized)[0]} shows that this graph is not fp32",
+            expected="the fp32 graph, as densenet-deploy export writes it",
+        )
+
+
 def _calibration_images(
     config: QuantizeConfig, calibration: NDArray[np.float32] | None
 ) -> NDArray[np.float32]:
@@ -60,6 +74,6 @@ def _calibration_images(
         raise DataError(
             f"int8 with {available} calibration images",
             expected=f"at least {max(config.images, 1)} training images",
-            remedy="name a data set with training images, or lower quantize.images",
+            remedy="name training images with --data, or data.name in the recipe",
         )
     return calibration[: config.images]

@@ -29,7 +29,7 @@ def activation_ranges(
     try:
         import onnxruntime
     except ImportError:
-        raise MissingDependencyError("onnxruntime", "ort", "INT8 calibration") from None
+        raise MissingDependencyError.of("onnxruntime", "ort", "INT8 calibration") from None
     unique = list(dict.fromkeys(names))
     proto = ir.to_proto(_with_maxima(model, unique))
     options = onnxruntime.SessionOptions()

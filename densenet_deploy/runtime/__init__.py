@@ -47,6 +47,8 @@ def why_unavailable(backend: str) -> str:
     names = _DISTRIBUTIONS[backend]
     if not any(package_version(name) for name in names):
         return f"{names[-1]} is not installed"
+    if backend == "pytorch" and not package_version("safetensors"):
+        return "safetensors is not installed"
     if backend not in _MODULES:
         return "this version builds engines but does not run them yet"
     return ""

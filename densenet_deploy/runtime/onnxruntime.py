@@ -21,6 +21,9 @@ def open_model(bundle: Bundle, backend: str, precision: Precision, threads: int)
     options = ort.SessionOptions()
     options.log_severity_level = 3
     options.intra_op_num_threads = threads
+    if backend == "onnxruntime-cuda":
+        ort.preload_dlls()  # of the CUDA and cuDNN wheels, where those are installed
+        options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
     path = bundle.model(precision)
     try:
         session = ort.InferenceSession(str(path), options, providers=[provider])

@@ -1,0 +1,52 @@
+"""models and doctor: exact numbers, and what this machine really can do."""
+
+from __future__ import annotations
+
+import json
+from importlib.util import find_spec
+from typing import Any
+
+from densenet_deploy.runtime import BACKENDS, why_unavailable
+from tests.cli.conftest import Command
+
+
+def test_models_have_the_exact_parameters_and_macs(
+    command: Command, counts: dict[str, Any]
+) -> None:
+    listed = json.loads(command("models", "--json").out)
+    published = {
+        entry["variant"]: entry
+        for entry in counts["configurations"]
+        if entry.get("variant") in listed
+        and entry["classes"] == listed[entry["variant"]]["classes"]
+    }
+    assert {"densenet121", "densenet161", "densenet169", "densenet201"} < published.keys()
+    assert len(published) >= 15
+    for name, entry in published.items():
+        assert listed[name]["parameters"] == entry["parameters"], name
+        assert listed[name]["macs"] == entry["macs"], name
+        assert listed[name]["block_layers"] == entry["block_layers"], name
+
+
+def test_models_table_is_not_cut(command: Command) -> None:
+    done = command("models")
+    assert done.code == 0
+    line = next(line for line in done.out.splitlines() if line.startswith("densenet121 "))
+    assert line.split() == [
+        *("densenet121", "121", "32", "6,12,24,16", "3x224x224", "1000"),
+        *("7,978,856", "2,834,161,664"),
+    ]
+    assert "densenet[-b|-c|-bc]-DEPTH-GROWTH" in done.out
+
+
+def test_doctor_gives_a_reason_for_everything_that_does_not_work(command: Command) -> None:
+    told = json.loads(command("doctor", "--json").out)
+    assert told["run"] == {name: why_unavailable(name) for name in BACKENDS}
+    assert told["build"].keys() == {"tensorrt-rtx", "tensorrt"}
+    assert (told["build"]["tensorrt-rtx"] == "") == (find_spec("tensorrt_rtx") is not None)
+    assert told["environment"]["cores"] >= 1
+    text = command("doctor").out
+    for name, reason in told["run"].items():
+        assert f"run {name}: {'no, ' + reason if reason else 'yes'}\n" in text
+    for name, reason in told["build"].items():
+        assert f"build {name} engines: {'no, ' + reason if reason else 'yes'}\n" in text
