@@ -70,8 +70,6 @@ def _set_targets(trt: ModuleType, settings: Any, capabilities: tuple[str, ...]) 
 def _add_profile(builder: Any, settings: Any, network: Any, batch: tuple[int, int, int]) -> None:
     """One optimization profile over every input with a dynamic batch (dimension 0)."""
     low, best, high = batch
-    if not 1 <= low <= best <= high:
-        raise BuildError(f"batch {low},{best},{high}", expected="1 <= min <= opt <= max")
     profile = builder.create_optimization_profile()
     problems, dynamic = [], False
     for tensor in (network.get_input(index) for index in range(network.num_inputs)):

@@ -64,7 +64,13 @@ class RunResult:
         }
 
 
-def run(recipe: Recipe, out: Path, track: Track = silent, engines: bool = True) -> RunResult:
+def run(
+    recipe: Recipe,
+    out: Path,
+    track: Track = silent,
+    engines: bool = True,
+    test: DataConfig | None = None,
+) -> RunResult:
     """Export, quantize, build, verify, bench, report: one bundle, published only if it passes.
 
     Args:
@@ -72,6 +78,7 @@ def run(recipe: Recipe, out: Path, track: Track = silent, engines: bool = True) 
         out: The bundle's directory; replaced as a whole at the end.
         track: Progress reporter.
         engines: Whether to build engines.
+        test: Test images to verify on, instead of the recipe's.
 
     Raises:
         BackendError: The recipe asks for engines this machine cannot build.
@@ -88,7 +95,10 @@ def run(recipe: Recipe, out: Path, track: Track = silent, engines: bool = True) 
         if engines and not missing:
             manifest = write_engines(manifest, recipe, staging, track)
         bundle = write_manifest(staging, manifest)
-        parity = verify(bundle, source.test, recipe.verify, available, track=track)
+        images = source.test
+        if test is not None:
+            images = data.load(test, "test", source.preprocessing)
+        parity = verify(bundle, images, recipe.verify, available, track=track)
         if failed := [record.summary() for record in parity if not record]:
             raise CheckFailedError.collect(f"{recipe.name} misses its contract", failed)
         measured = bench(bundle, available, bundle.precisions, recipe.bench, track)

@@ -81,6 +81,7 @@ def rows(records: dict[str, Any]) -> list[Row]:
                 item["batch"],
                 **latency,
                 images_per_second=item["images_per_second"],
+                steady=item["steady"],
             )
         )
     return joined

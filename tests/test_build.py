@@ -172,11 +172,6 @@ def test_only_the_batch_may_be_dynamic() -> None:
         build_engine(conv_relu(shape=("n", 3, "h", "w")), CONFIG)
 
 
-def test_unordered_batch() -> None:
-    with pytest.raises(errors.BuildError, match="expected 1 <= min <= opt <= max"):
-        build_engine(conv_relu(), BuildConfig(batch=(4, 2, 1)))
-
-
 class Recorder:
     """A track that keeps what it saw, and may stop like a user who presses Ctrl-C."""
 
@@ -219,12 +214,11 @@ def test_an_interrupt_ends_the_child(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_tensorrt_without_a_gpu() -> None:
     if not _cuda.why_no_device():
         pytest.skip("this machine has a GPU")
-    expected = r"tensorrt is not installed|cannot run here: (no CUDA device|cuda-python)"
+    expected = r"tensorrt is not installed|cannot run here: no CUDA device"
     for call in (lambda: build_engine(conv_relu(), BuildConfig("tensorrt")), load_tensorrt):
         with pytest.raises(errors.BackendError, match=expected) as caught:
             call()
         assert "use the backend tensorrt-rtx" in caught.value.remedy
-    assert _cuda.device_count() == 0
 
 
 def load_tensorrt() -> Any:

@@ -338,6 +338,11 @@ def test_labels_that_are_not_one_for_each_class(damaged: Path) -> None:
     assert "9 labels do not name outputs of shape (10,)" in refusal(damaged)
 
 
+def test_input_shape_that_preprocessing_does_not_make(damaged: Path) -> None:
+    edit(damaged, lambda table: table["preprocessing"].update(height=27))
+    assert "is not what preprocessing makes, (1, 27, 28)" in refusal(damaged)
+
+
 class Exploit:
     """Unpickling it makes a file."""
 

@@ -277,9 +277,49 @@ def test_image_folder(tmp_path: Path, test_name: str) -> None:
         images = data.load(config, split, GRAY)  # type: ignore[arg-type]
         assert images.classes == ("ant", "zebra")
         expected = np.stack(classes["ant"] + classes["zebra"])
-        np.testing.assert_array_equal(images.pixels[..., 0], expected)
-        assert images.labels.tolist() == [0] * len(classes["ant"]) + [1] * len(classes["zebra"])
+        labels = np.repeat([0, 1], [len(classes["ant"]), len(classes["zebra"])])
+        order = np.random.default_rng(0).permutation(len(labels))
+        np.testing.assert_array_equal(images.pixels[..., 0], expected[order])
+        np.testing.assert_array_equal(images.labels, labels[order])
         assert tmp_path.name in images.source
+
+
+def folder(root: Path, split: Any, limit: int = 0, test_images: int = 0) -> ImageSet:
+    config = DataConfig(name="folder", directory=str(root), test_images=test_images)
+    return data.load(config, split, GRAY, limit)
+
+
+def test_training_images_name_the_classes(tmp_path: Path) -> None:
+    image_folder(tmp_path, "train", {"ant": 1, "bee": 1, "zebra": 1})
+    image_folder(tmp_path, "test", {"zebra": 2})
+    images = folder(tmp_path, "test")
+    assert images.classes == ("ant", "bee", "zebra")
+    assert images.labels.tolist() == [2, 2]
+    image_folder(tmp_path, "test", {"cat": 1, "dog": 1})
+    with pytest.raises(DataError, match="test has classes that train/ lacks: cat, dog"):
+        folder(tmp_path, "test")
+
+
+def test_a_limit_reads_no_further_and_covers_the_classes(tmp_path: Path) -> None:
+    for split in ("train", "test"):
+        image_folder(tmp_path, split, {"ant": 20, "zebra": 20})
+        everything = folder(tmp_path, split)
+        last = int(np.random.default_rng(0).permutation(40)[-1])
+        files = sorted((tmp_path / split).glob("*/*.png"))
+        files[last].write_bytes(b"damaged")
+        for limit in (8, 39):
+            images = folder(tmp_path, split, limit, test_images=limit)
+            np.testing.assert_array_equal(images.pixels, everything.pixels[:limit])
+            assert set(images.labels.tolist()) == {0, 1}
+        with pytest.raises(DataError, match="cannot be read as an image"):
+            folder(tmp_path, split)
+
+
+def test_hidden_files_are_no_images_and_no_classes(tmp_path: Path) -> None:
+    image_folder(tmp_path, "train", {"ant": 1, ".thumbnails": 1})
+    (tmp_path / "train" / "ant" / ".DS_Store").write_bytes(b"x")
+    images = folder(tmp_path, "train")
+    assert (len(images), images.classes) == (1, ("ant",))
 
 
 def test_image_folder_is_resized_as_preprocessing_says(tmp_path: Path) -> None:
@@ -331,3 +371,28 @@ def test_synthetic_images_are_seeded_and_smooth(shape: tuple[int, int, int]) -> 
 def test_synthetic_is_loaded_by_name() -> None:
     images = data.load(DataConfig(name="synthetic", test_images=4), "test", GRAY)
     assert images.pixels.shape == (4, 6, 8, 1)
+
+
+def test_synthetic_test_images_are_not_the_training_images() -> None:
+    config = DataConfig(name="synthetic", test_images=4)
+    train, test = data.load(config, "train", GRAY, limit=4), data.load(config, "test", GRAY)
+    assert train.pixels.shape == test.pixels.shape
+    assert (train.pixels != test.pixels).mean() > 0.9
+
+
+# --- labels
+
+
+@pytest.mark.parametrize(
+    "labels, found", [([0, -1, 2], "no labels"), ([0, 3], "labels up to 3"), ([-1, 9], "no labels")]
+)
+def test_labels_that_name_no_class_are_refused(labels: list[int], found: str) -> None:
+    pixels = np.zeros((len(labels), 1, 1, 1), np.uint8)
+    images = ImageSet(pixels, np.asarray(labels), (), "pictures")
+    with pytest.raises(DataError, match=f"pictures has {found}; expected labels 0 to 2"):
+        data.check_labels(images, 3)
+
+
+def test_labels_of_the_classes_are_accepted() -> None:
+    data.check_labels(ImageSet(np.zeros((3, 1, 1, 1), np.uint8), np.arange(3), (), "x"), 3)
+    data.check_labels(data.none(GRAY), 3)

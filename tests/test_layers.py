@@ -10,6 +10,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Iterator
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -38,7 +39,8 @@ def test_the_package_loads_nothing_heavy() -> None:
 
 
 @pytest.mark.parametrize(
-    "module", ["bundle", "runtime", "verify", "bench", "report", "cli.use", "cli.app"]
+    "module",
+    ["bundle", "runtime", "verify", "classify", "bench", "report", "cli.use", "cli.app"],
 )
 def test_the_consume_side_loads_neither_torch_nor_onnx_nor_a_backend(module: str) -> None:
     loaded = loaded_by(f"import densenet_deploy.{module}")
@@ -66,6 +68,12 @@ def test_every_public_name_opens() -> None:
         assert getattr(densenet_deploy, name).__name__ == name
     with pytest.raises(AttributeError, match="no attribute 'nonsense'"):
         _ = densenet_deploy.nonsense
+
+
+@pytest.mark.parametrize("name", ["rewrite", "train", "bench", "quantize", "report", "verify"])
+def test_every_stage_opens_as_a_module(name: str) -> None:
+    stage = densenet_deploy.__getattr__(name)  # an attribute by itself once it was imported
+    assert stage is import_module(f"densenet_deploy.{name}")
 
 
 def imports(module: Path) -> Iterator[str]:
@@ -102,7 +110,8 @@ def dynamic_importers() -> set[str]:
 
 
 def test_each_heavy_dependency_has_one_door() -> None:
-    assert importers("cuda") == {"_cuda.py"}
+    assert importers("ctypes") == {"_cuda.py"}  # CUDA is asked without its bindings
+    assert not importers("cuda")
     assert importers("openvino") == {"runtime/openvino.py"}
     assert importers("tensorrt", "tensorrt_rtx") <= {"_tensorrt.py"}
     # The TensorRT door computes its module's name; the other two import this package's own.

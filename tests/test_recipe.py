@@ -33,74 +33,82 @@ texts = st.text(max_size=8)
 positive = st.integers(1, 10**6)
 natural = st.integers(0, 10**6)
 numbers = st.floats(allow_nan=False).map(abs)
-batches = st.tuples(positive, positive, positive).map(lambda three: tuple(sorted(three)))
-recipes = st.builds(
-    Recipe,
-    name=texts,
-    description=texts,
-    precisions=st.lists(st.sampled_from(recipe.PRECISIONS), min_size=1).map(tuple),
-    model=st.builds(
-        ModelConfig,
-        variant=texts,
-        input_shape=st.tuples(positive, positive, positive),
-        classes=positive,
-        weights=texts,
-        seed=st.integers(),
-    ),
-    data=st.builds(
-        DataConfig,
-        name=st.sampled_from(get_args(DataName)),
-        directory=texts,
-        sample=st.booleans(),
-        test_images=natural,
-    ),
-    train=st.builds(
-        TrainConfig,
-        epochs=positive,
-        batch_size=positive,
-        learning_rate=numbers.filter(bool),
-        schedule=st.sampled_from(["cosine", "step"]),
-        warmup_epochs=numbers,
-        momentum=numbers,
-        weight_decay=numbers,
-        flip=st.booleans(),
-        shift=natural,
-        bf16=st.booleans(),
-        channels_last=st.booleans(),
-        compile=st.booleans(),
-        validation_images=natural,
-        seed=st.integers(),
-    ),
-    export=st.builds(
-        ExportConfig,
-        target=st.sampled_from(recipe.TARGETS),
-        batch=batches,
-        opset=st.integers(20, 30),
-        fuse=st.booleans(),
-    ),
-    quantize=st.builds(QuantizeConfig, images=natural, batch_size=positive),
-    build=st.builds(
-        BuildConfig,
-        backend=st.sampled_from(["tensorrt-rtx", "tensorrt"]),
-        batch=batches,
-        compute_capabilities=st.lists(texts).map(tuple),
-    ),
-    verify=st.builds(
-        VerifyConfig,
-        tolerances=st.dictionaries(
-            st.sampled_from(recipe.PRECISIONS),
-            st.builds(
-                Tolerance, top1_drop=numbers, agreement=numbers, max_abs=numbers, cosine=numbers
+
+
+def recipes_of(sizes: list[int]) -> st.SearchStrategy[Recipe]:
+    """Recipes whose engine stays within the batch sizes that the graph promises."""
+    low, least, opt, most, high = sizes
+    return st.builds(
+        Recipe,
+        name=texts,
+        description=texts,
+        precisions=st.lists(st.sampled_from(recipe.PRECISIONS), min_size=1).map(tuple),
+        model=st.builds(
+            ModelConfig,
+            variant=texts,
+            input_shape=st.tuples(positive, positive, positive),
+            classes=positive,
+            weights=texts,
+            seed=st.integers(),
+        ),
+        data=st.builds(
+            DataConfig,
+            name=st.sampled_from(get_args(DataName)),
+            directory=texts,
+            sample=st.booleans(),
+            test_images=natural,
+        ),
+        train=st.builds(
+            TrainConfig,
+            epochs=positive,
+            batch_size=positive,
+            learning_rate=numbers.filter(bool),
+            schedule=st.sampled_from(["cosine", "step"]),
+            warmup_epochs=numbers,
+            momentum=st.floats(0, 1, exclude_max=True),
+            weight_decay=numbers,
+            flip=st.booleans(),
+            shift=natural,
+            bf16=st.booleans(),
+            channels_last=st.booleans(),
+            compile=st.booleans(),
+            validation_images=natural,
+            seed=natural,
+        ),
+        export=st.builds(
+            ExportConfig,
+            target=st.sampled_from(recipe.TARGETS),
+            batch=st.just((low, opt, high)),
+            opset=st.integers(20, 30),
+            fuse=st.booleans(),
+        ),
+        quantize=st.builds(QuantizeConfig, images=natural, batch_size=positive),
+        build=st.builds(
+            BuildConfig,
+            backend=st.sampled_from(["tensorrt-rtx", "tensorrt"]),
+            batch=st.just((least, opt, most)),
+            compute_capabilities=st.lists(texts).map(tuple),
+            optional_compute_capabilities=st.lists(texts).map(tuple),
+        ),
+        verify=st.builds(
+            VerifyConfig,
+            tolerances=st.dictionaries(
+                st.sampled_from(recipe.PRECISIONS),
+                st.builds(
+                    Tolerance, top1_drop=numbers, agreement=numbers, max_abs=numbers, cosine=numbers
+                ),
             ),
         ),
-    ),
-    bench=st.builds(
-        BenchConfig,
-        batch_sizes=st.lists(positive, min_size=1).map(tuple),
-        seconds=numbers.filter(bool),
-        threads=natural,
-    ),
-)
+        bench=st.builds(
+            BenchConfig,
+            batch_sizes=st.lists(positive, min_size=1).map(tuple),
+            seconds=numbers.filter(bool),
+            threads=natural,
+        ),
+    )
+
+
+recipes = st.lists(positive, min_size=5, max_size=5).map(sorted).flatmap(recipes_of)
 SHIPPED = sorted(recipe.recipe_folder().glob("*.toml"))
 
 
@@ -204,11 +212,17 @@ def test_all_problems_are_reported_with_their_places(tmp_path: Path) -> None:
         ({"train": {"epochs": 0}}, "train: epochs, batch_size and learning_rate must be positive"),
         ({"train": {"batch_size": 0}}, "train: epochs, batch_size and"),
         ({"train": {"learning_rate": 0}}, "train: epochs, batch_size and"),
+        ({"train": {"momentum": 1}}, "train: momentum must be in [0, 1) and seed not negative"),
+        ({"train": {"momentum": -0.1}}, "train: momentum must be in [0, 1)"),
+        ({"train": {"seed": -1}}, "train: momentum must be in [0, 1) and seed not negative"),
         ({"train": {"shift": -1}}, "train: shift, validation_images, warmup_epochs and"),
         ({"train": {"warmup_epochs": -0.5}}, "train: shift, validation_images, warmup_epochs"),
         ({"train": {"weight_decay": float("nan")}}, "train weight_decay is nan, expected a number"),
         ({"export": {"batch": [4, 2, 8]}}, "export: batch 4,2,8 must satisfy 1 <= min <= opt"),
         ({"export": {"batch": [0, 2, 8]}}, "export: batch 0,2,8 must satisfy"),
+        ({"build": {"batch": [4, 2, 1]}}, "build: batch 4,2,1 must satisfy 1 <= min <= opt <= max"),
+        ({"build": {"batch": [1, 8, 65]}}, "build.batch 1..65 exceeds export.batch 1..64"),
+        ({"export": {"batch": [2, 8, 64]}}, "build.batch 1..64 exceeds export.batch 2..64"),
         ({"export": {"opset": 19}}, "export: opset 19 must be 20 or newer"),
         ({"quantize": {"batch_size": 0}}, "quantize: images must not be negative and"),
         ({"verify": {"tolerances": {"fp8": {}}}}, "verify: unknown precision fp8 in tolerances"),
@@ -220,6 +234,20 @@ def test_all_problems_are_reported_with_their_places(tmp_path: Path) -> None:
 def test_impossible_values_are_refused(table: dict[str, Any], message: str) -> None:
     with pytest.raises(RecipeError, match=f"^mine: {re.escape(message)}"):
         parse_recipe({"name": "x"} | table, "mine")
+
+
+@pytest.mark.parametrize("config", [BuildConfig, ExportConfig])
+@pytest.mark.parametrize("batch", [(4, 2, 1), (0, 1, 1), (1, 3, 2), (2, 1, 2)])
+def test_unordered_batch(config: Any, batch: tuple[int, int, int]) -> None:
+    with pytest.raises(ValueError, match="must satisfy 1 <= min <= opt <= max"):
+        config(batch=batch)
+
+
+def test_a_precision_without_a_tolerance_keeps_its_default() -> None:
+    defaults, loose = VerifyConfig().tolerances, Tolerance(agreement=90.0)
+    assert VerifyConfig({"int8": loose}).tolerances == {**defaults, "int8": loose}
+    table = {"name": "x", "verify": {"tolerances": {"int8": {"agreement": 90.0}}}}
+    assert parse_recipe(table, "test").verify.tolerances == {**defaults, "int8": loose}
 
 
 def test_defaults_hold_each_precision_to_a_tolerance() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import sys
 from pathlib import Path
@@ -76,6 +77,13 @@ def test_rows_join_accuracy_and_speed() -> None:
     assert rows["fp32", "onnxruntime", 8].p99 is None
 
 
+@pytest.mark.parametrize("steady, cell", [(True, "1.5"), (False, "~1.5")])
+def test_a_median_that_had_not_settled_is_marked(steady: bool, cell: str) -> None:
+    (row,) = report.rows({"measurements": [measured("fp32", "pytorch", 1) | {"steady": steady}]})
+    assert row.steady == steady
+    assert row.cells()[report.HEADER.index("p50 ms")] == cell
+
+
 def test_a_reference_that_was_verified_keeps_its_own_numbers() -> None:
     records = {
         "parity": [
@@ -88,7 +96,7 @@ def test_a_reference_that_was_verified_keeps_its_own_numbers() -> None:
 
 
 def test_cells_follow_the_header() -> None:
-    row = report.Row("int8", "openvino", 93.0, None, 8, 0.0012345, 0.002, None, 1234.5)
+    row = report.Row("int8", "openvino", 93.0, None, 8, 0.0012345, 0.002, None, 1234.5, True)
     assert len(row.cells()) == len(report.HEADER)
     assert row.cells() == ("int8", "openvino", "93.00", "-", "8", "1.23", "2", "-", "1234")
 
@@ -98,9 +106,9 @@ def cells(line: str) -> list[str]:
 
 
 def test_markdown_has_a_line_for_each_row_and_each_skipped_backend() -> None:
-    text = report.markdown(RECORDS, "The title")
+    text = report.markdown(RECORDS)
     lines = text.splitlines()
-    assert lines[0] == "# The title"
+    assert not [line for line in lines if line.startswith("#")]  # whoever places it titles it
     table = [line for line in lines if line.startswith("|")]
     assert cells(table[0]) == list(report.HEADER)
     assert all(re.fullmatch(r"-+:?", cell) for cell in cells(table[1]))
@@ -116,7 +124,7 @@ def test_markdown_has_a_line_for_each_row_and_each_skipped_backend() -> None:
 
 
 def test_markdown_of_speed_alone() -> None:
-    text = report.markdown({"measurements": RECORDS["measurements"][:1]}, "Speed")
+    text = report.markdown({"measurements": RECORDS["measurements"][:1]})
     assert "Accuracy was not measured." in text
     assert "not measured: " not in text
     assert "| fp32 | pytorch | - | - | 1 |" in text
@@ -124,7 +132,7 @@ def test_markdown_of_speed_alone() -> None:
 
 def test_names_are_not_escaped_as_html() -> None:
     records = {"skipped": [{"backend": "a & b", "reason": "<none>"}]}
-    assert "- not measured: a & b: <none>" in report.markdown(records, "T & U")
+    assert "- not measured: a & b: <none>" in report.markdown(records)
 
 
 def drawn(path: Path) -> set[tuple[int, ...]]:
@@ -163,23 +171,63 @@ def test_a_plot_leaves_pyplot_alone(tmp_path: Path) -> None:
 
 
 def test_write_makes_both(tmp_path: Path) -> None:
-    assert report.write(RECORDS, "T", tmp_path) == [tmp_path / "report.md", tmp_path / "report.png"]
-    assert (tmp_path / "report.md").read_text(encoding="utf-8").startswith("# T\n")
-    drawn(tmp_path / "report.png")
+    out = tmp_path / "new" / "folder"
+    assert report.write(RECORDS, "T", out) == [out / "report.md", out / "report.png"]
+    text = (out / "report.md").read_text(encoding="utf-8")
+    assert text == f"# T\n\n{report.markdown(RECORDS)}"
+    drawn(out / "report.png")
 
 
 @pytest.mark.parametrize("package, left", [("jinja2", []), ("matplotlib", ["report.md"])])
-def test_a_missing_package_leaves_out_its_part(
+def test_a_missing_package_is_named(
     package: str, left: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in list(sys.modules):
         if name.split(".")[0] == package:
             monkeypatch.setitem(sys.modules, name, None)
     monkeypatch.setitem(sys.modules, package, None)
-    assert [path.name for path in report.write(RECORDS, "T", tmp_path)] == left
     with pytest.raises(MissingDependencyError, match=rf"{package}.*densenet-deploy\[report\]"):
-        report.markdown(RECORDS, "T")
-        report.plot(RECORDS, tmp_path / "p.png", "T")
+        report.write(RECORDS, "T", tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == left
+
+
+@pytest.mark.parametrize("extra", [{}, {"bundle": {"name": "x"}}])
+def test_records_are_read_back(tmp_path: Path, extra: dict[str, Any]) -> None:
+    path = tmp_path / "bench.json"
+    path.write_text(json.dumps(RECORDS | extra), encoding="utf-8")
+    assert report.read_records(path) == RECORDS | extra
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"\xff",
+        b"[" * 100_000,
+        b"{}",
+        b"[]",
+        b'[{"measurements": []}]',
+        b'{"bundle": "x"}',
+        b'{"measurements": []}',
+        b'{"measurements": [1]}',
+        b'{"measurements": [{"precision": "fp32"}]}',
+        json.dumps(RECORDS | {"bundle": "x"}).encode(),
+        json.dumps(RECORDS | {"parity": [{}]}).encode(),
+        json.dumps(RECORDS | {"environment": []}).encode(),
+    ],
+    ids=range(13),
+)
+def test_what_holds_no_measurements_is_refused(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "bench.json"
+    path.write_bytes(content)
+    with pytest.raises(DataError, match=r"bench\.json holds no benchmark records.*bench --out"):
+        report.read_records(path)
+
+
+def test_missing_records_are_a_data_error(tmp_path: Path) -> None:
+    for path in (tmp_path, tmp_path / "none.json"):
+        with pytest.raises(DataError, match=f"{path.name} holds no benchmark records"):
+            report.read_records(path)
 
 
 DOCUMENT = "a\n<!-- results:begin -->\nold\n<!-- results:end -->\nb <!-- results:end -->\n"

@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+from numpy.typing import NDArray
 from scipy import stats
 
 from densenet_deploy.recipe import Tolerance
@@ -31,26 +33,28 @@ def nearest_rank(values: list[float], percent: int) -> float:
 
 
 @given(
-    st.lists(st.floats(1e-6, 10), min_size=1, max_size=400),
+    hnp.arrays(float, st.integers(1, 600), elements=st.floats(1e-6, 10)),
     st.sampled_from([1, 10, 50, 90, 95, 99]),
 )
-def test_percentile_is_the_nearest_rank(values: list[float], percent: int) -> None:
+def test_percentile_is_the_nearest_rank(values: NDArray[np.float64], percent: int) -> None:
     found = measured(values).percentile(percent)
     if found is None:
-        assert len(values) * (100 - percent) < 100
+        assert len(values) * (100 - percent) < 500
     else:
-        assert found == nearest_rank(values, percent)
+        assert found == nearest_rank(values.tolist(), percent)
 
 
-@pytest.mark.parametrize("percent, least", [(50, 2), (90, 10), (95, 20), (99, 100)])
-def test_a_percentile_is_told_only_where_a_sample_lies_beyond_it(percent: int, least: int) -> None:
+@pytest.mark.parametrize("percent, least", [(50, 10), (90, 50), (95, 100), (99, 500)])
+def test_a_percentile_is_told_only_where_five_samples_lie_beyond_it(
+    percent: int, least: int
+) -> None:
     values = np.random.default_rng(0).permutation(np.arange(1.0, 1001.0))
     for count in range(1, 1001):
         sample = values[:count]
         found = measured(sample).percentile(percent)
         assert (found is None) == (count < least)
         if found is not None:
-            assert (sample > found).any()
+            assert (sample > found).sum() >= 5
             # scipy: the share at or below it is at least, and below it at most, the percentage
             assert stats.percentileofscore(sample, found, "weak") >= percent - 1e-9
             assert stats.percentileofscore(sample, found, "strict") <= percent
@@ -63,20 +67,20 @@ def test_throughput_is_images_over_time() -> None:
 
 
 def test_measurement_json_holds_every_latency_in_order() -> None:
-    latencies = np.random.default_rng(1).uniform(1e-4, 1e-2, 150)
+    latencies = np.random.default_rng(1).uniform(1e-4, 1e-2, 500)
     table = json.loads(json.dumps(measured(latencies, batch=4).to_dict()))
     np.testing.assert_allclose(table["latencies"], latencies, atol=1e-7)  # a tenth of a microsecond
-    assert table["requests"] == 150
-    assert table["p99_seconds"] == pytest.approx(np.sort(latencies)[148])
+    assert table["requests"] == 500
+    assert table["p99_seconds"] == pytest.approx(np.sort(latencies)[494])
     assert table["mean_seconds"] == pytest.approx(latencies.mean())
     assert (table["batch"], table["threads"], table["steady"]) == (4, 2, True)
     assert (table["precision"], table["backend"]) == ("fp16", "onnxruntime")
 
 
 def test_summary_leaves_out_what_the_sample_cannot_show() -> None:
-    text = measured([0.00123456] * 12).summary()
+    text = measured([0.00123456] * 60).summary()
     assert "p50 1.23, p90 1.23, p99 - ms" in text
-    assert "810 images/s (12 requests)" in text
+    assert "810 images/s (60 requests)" in text
     assert measured([0.1]).to_dict()["p50_seconds"] is None
 
 

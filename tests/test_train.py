@@ -303,6 +303,15 @@ def test_state_without_its_log_is_refused_and_kept(tmp_path: Path, log: str | No
 def test_fewer_images_than_one_batch_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="15 images; expected at least 16"):
         run(tmp_path / "out", images=small_images("train", 15))
+
+
+@pytest.mark.parametrize("label, found", [(-1, "no labels"), (10, "labels up to 10")])
+def test_labels_without_a_class_are_an_error(tmp_path: Path, label: int, found: str) -> None:
+    images = small_images("train", 80)
+    labels = np.where(np.arange(80) == 79, label, images.labels)
+    with pytest.raises(DataError, match=f"{found}; expected labels 0 to 9"):
+        run(tmp_path / "out", images=replace(images, labels=labels))
+    assert not (tmp_path / "out").exists()
     assert not (tmp_path / "out").exists()
 
 

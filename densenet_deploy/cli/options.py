@@ -117,6 +117,15 @@ def choose_recipe(
     )
 
 
+def whole(data: DataConfig, full: bool, directory: str) -> DataConfig:
+    """`--full` and `--data-dir` applied to a recipe's data set."""
+    if not (full or directory):
+        return data
+    test_images = 0 if full else data.test_images
+    directory = directory or data.directory
+    return replace(data, sample=False, directory=directory, test_images=test_images)
+
+
 def data_config(name: DataName | None, directory: str) -> DataConfig | None:
     """`--data` and `--data-dir` together; None where neither was given.
 

@@ -24,6 +24,7 @@ from densenet_deploy.cli.options import (
     default_out,
     precisions,
     tracker,
+    whole,
 )
 from densenet_deploy.recipe import (
     BuildConfig,
@@ -31,7 +32,6 @@ from densenet_deploy.recipe import (
     EngineBackend,
     Precision,
     QuantizeConfig,
-    Recipe,
     Target,
 )
 
@@ -50,8 +50,9 @@ def run(
     """Make a verified, measured bundle: export, quantize, build, verify, bench, report."""
     from densenet_deploy import pipeline
 
-    chosen = _with_data(choose_recipe(recipe), full, data_dir)
-    result = pipeline.run(chosen, out or default_out(chosen.name), tracker(quiet), engines)
+    chosen = choose_recipe(recipe)
+    test = whole(chosen.data, full, data_dir) if full or data_dir else None
+    result = pipeline.run(chosen, out or default_out(chosen.name), tracker(quiet), engines, test)
     if json:
         show.as_json({"path": str(result.bundle.path), **result.to_dict()})
         return
@@ -122,6 +123,7 @@ def quantize(
     ] = None,
     data_dir: DataDirectory = "",
     images: Annotated[int, typer.Option("--images", help="How many of them.")] = 512,
+    json: Json = False,
     quiet: Quiet = False,
 ) -> None:
     """Rewrite an fp32 ONNX graph to fp16 or int8 (explicit Q/DQ)."""
@@ -130,6 +132,9 @@ def quantize(
     config = checked(lambda: QuantizeConfig(images=images))
     source = data_config(data, data_dir)
     written = pipeline.quantize_file(onnx, precision, config, source, out, tracker(quiet))
+    if json:
+        show.as_json({"onnx": out, "precision": precision, "bytes": written})
+        return
     typer.echo(f"{precision}: {out} ({written / 1e6:.2f} MB)")
 
 
@@ -142,6 +147,7 @@ def build(
         list[str] | None,
         typer.Option("--compute-capability", help="Target of a TensorRT-RTX engine; repeatable."),
     ] = None,
+    json: Json = False,
     quiet: Quiet = False,
 ) -> None:
     """Compile an engine from an ONNX graph; its precision is the graph's."""
@@ -159,6 +165,10 @@ def build(
     with replacing_file(out) as temporary:
         temporary.write_bytes(engine)
     version = builder.engine_version(config.backend)
+    if json:
+        record = {"engine": out, "bytes": len(engine), "backend": backend, "version": version}
+        show.as_json(record | {"batch": config.batch, "compute_capabilities": capabilities})
+        return
     targets = f", compute capability {' '.join(capabilities)}" if capabilities else ""
     typer.echo(f"engine: {out} ({len(engine) / 1e6:.2f} MB, {backend} {version}{targets})")
 
@@ -171,27 +181,25 @@ def train(
         int, typer.Option("--validation", help="Hold out so many training images to choose by.")
     ] = 0,
     data_dir: DataDirectory = "",
+    json: Json = False,
     quiet: Quiet = False,
 ) -> None:
     """Train a recipe's model; run the same command again to resume after an interruption."""
     from densenet_deploy import pipeline
 
-    chosen = _with_data(choose_recipe(recipe), True, data_dir)
+    chosen = choose_recipe(recipe)
+    chosen = replace(chosen, data=whole(chosen.data, True, data_dir))
     changes: dict[str, Any] = {"validation_images": validation} if validation else {}
     if epochs is not None:
         changes["epochs"] = epochs
     chosen = replace(chosen, train=checked(lambda: replace(chosen.train, **changes)))
     directory = out or default_out(f"{chosen.name}-train")
     last = pipeline.train_model(chosen, directory, tracker(quiet))[-1]
+    if json:
+        show.as_json({"weights": directory / "model.safetensors", **last})
+        return
     typer.echo(
         f"epoch {last['epoch']}: loss {last['loss']:.4f}, top-1 {last['evaluation_top1']:.2f} % "
         f"on {last['evaluation_images']} images"
     )
     typer.echo(f"weights: {directory / 'model.safetensors'}, log: {directory / 'metrics.jsonl'}")
-
-
-def _with_data(recipe: Recipe, full: bool, data_dir: str) -> Recipe:
-    data = recipe.data
-    if full or data_dir:
-        data = replace(data, sample=False, directory=data_dir or data.directory)
-    return replace(recipe, data=data)

@@ -24,6 +24,7 @@ from densenet_deploy.cli.options import (
     integers,
     precisions,
     tracker,
+    whole,
 )
 from densenet_deploy.data import ASSETS
 from densenet_deploy.errors import BackendError, DataError
@@ -56,10 +57,7 @@ def verify(
 
     opened = open_bundle(bundle or SHIPPED)
     recipe = parse_recipe(opened.manifest.recipe, MANIFEST)
-    config = recipe.data
-    if full or data_dir:
-        config = dataclasses.replace(config, sample=False, directory=data_dir or config.directory)
-    images = data.load(config, "test", opened.manifest.preprocessing)
+    images = data.load(whole(recipe.data, full, data_dir), "test", opened.manifest.preprocessing)
     chosen, skipped = _backends(backend)
     parity = verifying.verify(
         opened, images, recipe.verify, chosen, _precisions(opened, precision), tracker(quiet)

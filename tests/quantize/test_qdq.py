@@ -18,7 +18,16 @@ from torch.nn import functional
 from densenet_deploy.errors import GraphError
 from densenet_deploy.export import to_bytes
 from densenet_deploy.quantize.qdq import insert_qdq, quantizable, weight_scales
-from tests.graphs import Arrays, exported, graph, normal, operators, run_onnxruntime, run_reference
+from tests.graphs import (
+    Arrays,
+    exported,
+    graph,
+    normal,
+    operators,
+    run_onnxruntime,
+    run_openvino,
+    run_reference,
+)
 
 BODY = """
     c = Conv <pads = [1, 1, 1, 1]>(x, w, b) r = Relu(c) d = Conv(r, v)
@@ -199,9 +208,9 @@ def test_an_all_zero_channel_and_an_all_zero_activation() -> None:
     assert_importable(found)
     assert not found.weight(found.convolutions[0])[0][1].any()
     for images in (np.zeros((2, 4, 8, 8), np.float32), normal(2, 4, 8, 8)):
-        output = run_onnxruntime(proto.SerializeToString(), images)
-        expected = np.broadcast_to(normal(3).reshape(1, 3, 1, 1), output.shape)
-        np.testing.assert_allclose(output, expected, atol=1e-6)
+        expected = np.broadcast_to(normal(3).reshape(1, 3, 1, 1), (2, 3, 8, 8))
+        for run in (run_onnxruntime, run_openvino):
+            np.testing.assert_allclose(run(ir.from_proto(proto), images), expected, atol=1e-6)
 
 
 def test_a_convolution_in_one_dimension() -> None:
