@@ -181,5 +181,6 @@ def tiny_run(tiny_recipe: Path, tmp_path_factory: pytest.TempPathFactory) -> Fin
         capture_output=True,
         text=True,
         cwd=Path(densenet_deploy.__file__).parents[1],
+        timeout=280,
     )
     return Finished(done.returncode, done.stdout, done.stderr, out)

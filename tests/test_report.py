@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -99,6 +100,7 @@ def test_cells_follow_the_header() -> None:
     row = report.Row("int8", "openvino", 93.0, None, 8, 0.0012345, 0.002, None, 1234.5, True)
     assert len(row.cells()) == len(report.HEADER)
     assert row.cells() == ("int8", "openvino", "93.00", "-", "8", "1.23", "2", "-", "1234")
+    assert replace(row, steady=False).cells()[5] == "~1.23"
 
 
 def cells(line: str) -> list[str]:
