@@ -23,6 +23,7 @@ HEADER = (
     "p99 ms",
     "images/s",
 )
+_LEAST_SPAN = 2.0  # percentage points on the picture's accuracy axis
 METHOD = (
     "Latency is one request on the host, normalised images in to logits out, each backend in a "
     "process of its own. Warm-up ends when the median settles or after 2 s (then the p50 is marked "
@@ -178,6 +179,12 @@ def plot(records: dict[str, Any], path: Path, title: str) -> None:
         label, marker = f"{row.backend} {row.precision}", markers[row.precision]
         axes.scatter(1000 * row.p50, accuracy, s=60, color=colour, marker=marker, label=label)
     axes.set_xscale("log")
+    for axis in (axes.xaxis.set_major_formatter, axes.xaxis.set_minor_formatter):
+        axis("{x:g}")
+    low, high = axes.get_ylim()
+    if high - low < _LEAST_SPAN:  # a tenth of a point shall not look like a cliff
+        middle = (low + high) / 2
+        axes.set_ylim(middle - _LEAST_SPAN / 2, middle + _LEAST_SPAN / 2)
     axes.set_xlabel(f"median latency of batch {smallest}, ms (log scale)")
     axes.set_ylabel("top-1 accuracy, %" if labelled else "agreement with PyTorch fp32, %")
     axes.set_title(title, fontsize=10)
