@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from densenet_deploy.build import build_engine as build_engine
     from densenet_deploy.bundle import Bundle as Bundle
     from densenet_deploy.bundle import open_bundle as open_bundle
-    from densenet_deploy.classify import classify as classify
+    from densenet_deploy.classifier import classify as classify
     from densenet_deploy.errors import DeployError as DeployError
     from densenet_deploy.export import export_onnx as export_onnx
     from densenet_deploy.model import DenseNet as DenseNet
@@ -35,7 +35,7 @@ _HOMES = {
     "DeployError": "errors",
     "Recipe": "recipe",
     "build_engine": "build",
-    "classify": "classify",
+    "classify": "classifier",
     "compare": "verify",
     "create_model": "model",
     "export_bundle": "pipeline",

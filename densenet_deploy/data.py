@@ -70,8 +70,10 @@ class ImageSet:
         """
         if count > len(self):
             raise DataError(f"{self.source} has {len(self)} images", expected=f"at least {count}")
-        end = count or len(self)
-        return ImageSet(self.pixels[:end], self.labels[:end], self.classes, self.source)
+        if count in (0, len(self)):
+            return self
+        source = f"{count} of {self.source}"
+        return ImageSet(self.pixels[:count], self.labels[:count], self.classes, source)
 
     def split(self, count: int, seed: int) -> tuple[ImageSet, ImageSet]:
         """(the rest, `count` images held out), drawn without replacement.

@@ -20,7 +20,7 @@ from densenet_deploy.recipe import Recipe
 from densenet_deploy.spec import DenseNetSpec, variant
 
 _TEST_IMAGES = 16  # synthetic ones
-_BATCHNORM_IMAGES = 32
+_BATCHNORM_IMAGES = 16
 _SEEDED = "seeded weights"
 
 
@@ -136,12 +136,14 @@ def calibrate_batchnorm(
     for norm in norms:
         norm.reset_running_stats()
         norm.momentum = None  # cumulative average
-    training = model.training
+    training, threads = model.training, torch.get_num_threads()
     model.train()
+    torch.set_num_threads(1)  # the sums, and so the bytes, shall not depend on the core count
     with torch.no_grad():
         for start in range(0, len(images), batch_size):
             inputs = preprocessing.normalise(images.pixels[start : start + batch_size])
             model(torch.from_numpy(inputs))
     model.train(training)
+    torch.set_num_threads(threads)
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum

@@ -125,7 +125,7 @@ def test_take_keeps_the_first_images_and_their_labels() -> None:
     images = ImageSet(np.arange(5, dtype=np.uint8)[:, None, None, None], np.arange(5), ("a",), "x")
     taken = images.take(3)
     assert taken.pixels.ravel().tolist() == taken.labels.tolist() == [0, 1, 2]
-    assert (taken.classes, taken.source) == (("a",), "x")
+    assert (taken.classes, taken.source) == (("a",), "3 of x")
     assert len(images.take(0)) == len(images.take(5)) == 5
     with pytest.raises(DataError, match="x has 5 images; expected at least 6"):
         images.take(6)

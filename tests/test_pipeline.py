@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -16,7 +17,13 @@ from PIL import Image
 from densenet_deploy import pipeline
 from densenet_deploy.build import engine_version
 from densenet_deploy.bundle import MANIFEST, open_bundle
-from densenet_deploy.errors import CheckFailedError, DataError, DeployError, GraphError
+from densenet_deploy.errors import (
+    BackendError,
+    CheckFailedError,
+    DataError,
+    DeployError,
+    GraphError,
+)
 from densenet_deploy.recipe import (
     BuildConfig,
     DataConfig,
@@ -26,7 +33,6 @@ from densenet_deploy.recipe import (
     VerifyConfig,
     load_recipe,
 )
-from densenet_deploy.results import Skipped
 from densenet_deploy.runtime import BACKENDS, why_unavailable
 from tests.conftest import Finished
 
@@ -172,16 +178,29 @@ def test_a_foreign_folder_is_left_alone(tiny: Recipe, tmp_path: Path) -> None:
     assert contents(tmp_path) == {"thesis.tex": b"years of work"}
 
 
-def test_engines_for_a_gpu_are_skipped_without_one(tiny: Recipe, tmp_path: Path) -> None:
+def test_engines_for_a_gpu_need_one(earlier: Path, tiny: Recipe) -> None:
     if not why_unavailable("tensorrt"):
         pytest.skip("this machine has a GPU and TensorRT")
     build = BuildConfig("tensorrt", (1, 2, 4))
-    result = pipeline.run(replace(tiny, precisions=("fp16",), build=build), tmp_path / "out")
+    with pytest.raises(BackendError, match=r"tensorrt is not installed|cannot run here"):
+        pipeline.run(replace(tiny, build=build), earlier)
+
+
+def test_what_is_not_installed_is_left_out_and_named(
+    tiny: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither the engine builder nor the report's packages: a bundle all the same."""
+    for name in ("tensorrt_rtx", "jinja2"):
+        monkeypatch.setitem(sys.modules, name, None)
+    test = DataConfig(name="synthetic", test_images=10)  # and other images than the recipe's
+    result = pipeline.run(replace(tiny, precisions=("fp16",)), tmp_path / "out", test=test)
+    assert {record.images for record in result.parity} == {10}
     assert result.bundle.manifest.engines == ()
     assert not (tmp_path / "out" / "engines").exists()
+    assert not (tmp_path / "out" / "report.md").exists()
     reasons = {item.backend: item.reason for item in result.skipped}
-    assert "tensorrt" in reasons["tensorrt engines"]
-    assert isinstance(result.skipped[-1], Skipped)
+    assert "pip install 'densenet-deploy[rtx]'" in reasons["tensorrt-rtx engines"]
+    assert "pip install 'densenet-deploy[report]'" in reasons["report"]
     assert {record.precision for record in result.measurements} == {"fp16"}
     assert open_bundle(tmp_path / "out") == result.bundle
 

@@ -194,8 +194,11 @@ def test_cuda_never_falls_back_to_the_cpu(bundle: Bundle, monkeypatch: pytest.Mo
 
     with pytest.raises(BackendError) as caught:
         module.open_model(bundle, "onnxruntime-cuda", "fp32", 1)
-    assert "CUDAExecutionProvider" in str(caught.value)
-    assert "fell back to CPUExecutionProvider" in str(caught.value)
+    message = str(caught.value)
+    assert message.startswith("onnxruntime-cuda")
+    assert (
+        "fell back to CPUExecutionProvider" in message or "assigned to the default CPU" in message
+    )
 
 
 def rewritten(directory: Path, name: str, content: bytes) -> Bundle:

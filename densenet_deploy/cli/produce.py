@@ -32,6 +32,7 @@ from densenet_deploy.recipe import (
     EngineBackend,
     Precision,
     QuantizeConfig,
+    Recipe,
     Target,
 )
 
@@ -93,14 +94,12 @@ def export(
     chosen = choose_recipe(recipe, model, weights, data_config(data, data_dir))
     if precision:
         chosen = replace(chosen, precisions=precisions(precision))
-    exporting = chosen.export
     if target:
-        exporting = replace(exporting, target=target)
+        chosen = replace(chosen, export=replace(chosen.export, target=target))
     if batch:
-        exporting = checked(lambda: replace(exporting, batch=batch_bounds(batch)))
-    chosen = replace(chosen, export=exporting)
+        chosen = checked(lambda: _with_batch(chosen, batch_bounds(batch)))
     bundle, rewrites = pipeline.export_bundle(
-        chosen, out or default_out(f"{chosen.name}-{exporting.target}"), tracker(quiet)
+        chosen, out or default_out(f"{chosen.name}-{chosen.export.target}"), tracker(quiet)
     )
     manifest = bundle.manifest
     if json:
@@ -112,6 +111,12 @@ def export(
     if manifest.speed_only:
         typer.echo("speed only: the weights are seeded noise; time it, do not trust its answers")
     typer.echo(f"bundle: {bundle.path}")
+
+
+def _with_batch(recipe: Recipe, batch: tuple[int, int, int]) -> Recipe:
+    """The recipe with other bounds, of its graphs and so of its engines."""
+    exporting, building = replace(recipe.export, batch=batch), replace(recipe.build, batch=batch)
+    return replace(recipe, export=exporting, build=building)
 
 
 def quantize(

@@ -162,7 +162,7 @@ def predict(
     json: Json = False,
 ) -> None:
     """Classify image files: labels and probabilities."""
-    from densenet_deploy.classify import classify
+    from densenet_deploy.classifier import classify
 
     opened = open_bundle(SHIPPED if str(bundle) == "shipped" else bundle)
     found = classify(opened, images, backend, precision, top)

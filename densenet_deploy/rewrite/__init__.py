@@ -3,7 +3,11 @@
 A rule is a function from a graph to what it did; which rules serve a target is data. TensorRT
 fuses an add and ReLU between two convolutions, so no BatchNormalization should be left for it.
 ONNX Runtime runs a kept BN and ReLU as one depthwise convolution in its blocked layout, which a
-broadcast add would leave: folding costs 11 % there (DenseNet-121, fp32, two cores).
+broadcast add leaves. Speed-up over the plain export, DenseNet-121 in fp32 at batch 1 on two cores,
+median of 24 interleaved rounds with its 95 % interval:
+
+    ONNX Runtime  pool 1.02 [0.96, 1.05]   pool and fold 0.95 [0.86, 1.01]
+    OpenVINO      pool 1.06 [1.04, 1.07]   pool and fold 1.06 [1.02, 1.08]
 """
 
 from __future__ import annotations

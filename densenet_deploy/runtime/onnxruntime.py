@@ -9,15 +9,16 @@ from densenet_deploy.errors import BackendError
 from densenet_deploy.recipe import Precision
 from densenet_deploy.runtime.runner import Array, Runner
 
-_PROVIDERS = {
-    "onnxruntime": "CPUExecutionProvider",
-    "onnxruntime-cuda": "CUDAExecutionProvider",
+_PROVIDERS: dict[str, tuple[str, dict[str, str]]] = {
+    "onnxruntime": ("CPUExecutionProvider", {}),
+    # Its default is TF32: less exact than the graph says.
+    "onnxruntime-cuda": ("CUDAExecutionProvider", {"use_tf32": "0"}),
 }
 
 
 def open_model(bundle: Bundle, backend: str, precision: Precision, threads: int) -> Runner:
     """Loads a graph; see `densenet_deploy.runtime.open_runner`."""
-    provider = _PROVIDERS[backend]
+    provider, settings = _PROVIDERS[backend]
     options = ort.SessionOptions()
     options.log_severity_level = 3
     options.intra_op_num_threads = threads
@@ -26,7 +27,7 @@ def open_model(bundle: Bundle, backend: str, precision: Precision, threads: int)
         options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
     path = bundle.model(precision)
     try:
-        session = ort.InferenceSession(str(path), options, providers=[provider])
+        session = ort.InferenceSession(str(path), options, providers=[(provider, settings)])
     except Exception as error:  # its exceptions share no public base
         reason = str(error).splitlines()[0][:200]
         raise BackendError(f"{backend} refuses {path.name}: {reason}") from None

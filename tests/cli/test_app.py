@@ -12,7 +12,7 @@ import pytest
 
 import densenet_deploy
 from densenet_deploy import errors
-from densenet_deploy.cli import app
+from densenet_deploy.cli import app, use
 from densenet_deploy.errors import CheckFailedError, DeployError
 from tests.cli.conftest import Command
 
@@ -104,9 +104,7 @@ def test_usage_errors_are_2(command: Command, arguments: list[str]) -> None:
 def test_a_place_that_cannot_be_written(command: Command, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x")
     out = tmp_path / "file" / "below"
-    records = tmp_path / "records.json"
-    records.write_text("{}")
-    message = command("report", records, "--out", out).refusal()
+    message = command("report", use.SHIPPED, "--out", out).refusal()
     assert str(tmp_path / "file") in message
     assert "Not a directory" in message or "File exists" in message
 

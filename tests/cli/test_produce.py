@@ -29,7 +29,7 @@ def test_run_prints_one_json_document(tiny_run: Finished) -> None:
     assert {"path", "bundle", "parity", "measurements", "skipped"} <= json.loads(
         tiny_run.out
     ).keys()
-    for step in ("Exporting to ONNX", "Quantizing", "Building tensorrt-rtx", "Verifying", "Bench"):
+    for step in ("Exporting to ONNX", "Quantizing", "Building tensorrt-rtx", "Running", "Bench"):
         assert step in tiny_run.err, "progress, on standard error"
     assert "Traceback" not in tiny_run.err
 
@@ -64,6 +64,7 @@ def test_export_of_a_model_without_weights_is_stamped_speed_only(
     assert manifest.speed_only and manifest.model == "densenet-bc-10-4"
     assert manifest.name == "densenet-bc-10-4" and "speed only" in manifest.description
     assert (manifest.target, manifest.batch) == ("onnxruntime", (1, 2, 4))
+    assert manifest.recipe["build"]["batch"] == [1, 2, 4], "no engine for what the graph refuses"
     assert list(manifest.models) == ["int8"]
     assert manifest.calibration["source"].startswith("synthetic images")
     graph = onnx.load(out / "int8.onnx")
@@ -168,5 +169,5 @@ def test_what_was_trained_can_be_exported(
     manifest = open_bundle(tmp_path / "bundle").manifest
     assert (manifest.name, manifest.speed_only) == ("small", False)
     assert len(manifest.labels) == 10
-    assert manifest.calibration["source"] == "Fashion-MNIST sample, 512 train images"
+    assert manifest.calibration["source"] == "64 of Fashion-MNIST sample, 512 train images"
     assert (tmp_path / "bundle" / MANIFEST).is_file()
