@@ -399,7 +399,7 @@ def test_result_holds_the_weights_and_how_they_were_made(tmp_path: Path) -> None
     assert info.preprocessing == SMALL
     assert info.labels == data.FASHION_MNIST_CLASSES
     assert info.training["config"] == asdict(CONFIG)
-    assert info.training["images"] == "Fashion-MNIST sample, 512 train images"
+    assert info.training["images"] == "80 of Fashion-MNIST sample, 512 train images"
     assert without_seconds(info.training["final"]) == records[-1]
 
 
