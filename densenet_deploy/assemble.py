@@ -20,7 +20,7 @@ from densenet_deploy.bundle import SCHEMA_VERSION, EngineRecord, Manifest, Tenso
 from densenet_deploy.data import ImageSet
 from densenet_deploy.export import BATCH, INPUT, OUTPUT, export_onnx, to_bytes
 from densenet_deploy.progress import Track, once, silent
-from densenet_deploy.quantize import quantize
+from densenet_deploy.quantize import check_calibration, quantize
 from densenet_deploy.recipe import Precision, Recipe
 from densenet_deploy.rewrite import RewriteResult
 from densenet_deploy.source import Source
@@ -36,7 +36,13 @@ def write_models(
 
     Returns:
         The manifest so far, and what the rewrites did.
+
+    Raises:
+        DataError: int8 without enough calibration images.
+        GraphError: A graph cannot be made.
     """
+    if "int8" in recipe.precisions:  # known before the export, which takes a while
+        check_calibration(recipe.quantize, len(source.calibration))
     exported = once(track, "Exporting to ONNX", lambda: _export(source, recipe))
     models: dict[str, str] = {}
     for precision in track(recipe.precisions, "Quantizing graphs"):

@@ -47,7 +47,9 @@ def quantize(
     if precision == "fp16":
         to_half(copy)
     elif precision == "int8":
-        images = _calibration_images(config, calibration)
+        check_calibration(config, 0 if calibration is None else len(calibration))
+        assert calibration is not None
+        images = calibration[: config.images]
         names: Sequence[str] = [node.inputs[0].name for node in quantizable(copy.graph)]  # type: ignore[union-attr, misc]
         insert_qdq(copy, activation_ranges(model, names, images, config.batch_size, track))
         RemoveUnusedNodesPass()(copy)
@@ -66,14 +68,15 @@ def _check_fp32(model: ir.Model) -> None:
         )
 
 
-def _calibration_images(
-    config: QuantizeConfig, calibration: NDArray[np.float32] | None
-) -> NDArray[np.float32]:
-    available = 0 if calibration is None else len(calibration)
-    if calibration is None or config.images == 0 or available < config.images:
+def check_calibration(config: QuantizeConfig, available: int) -> None:
+    """Refuses to calibrate int8 on fewer images than configured.
+
+    Raises:
+        DataError: There are too few.
+    """
+    if config.images == 0 or available < config.images:
         raise DataError(
             f"int8 with {available} calibration images",
             expected=f"at least {max(config.images, 1)} training images",
             remedy="name training images with --data, or data.name in the recipe",
         )
-    return calibration[: config.images]
