@@ -21,13 +21,16 @@ from densenet_deploy.errors import BuildError, DeployError
 from densenet_deploy.recipe import BuildConfig
 
 
-def compile_engine(model: Path, config: BuildConfig, on_step: Callable[[str], None]) -> bytes:
+def compile_engine(
+    model: Path, config: BuildConfig, on_step: Callable[[str], None], detailed: bool = False
+) -> bytes:
     """Parses and compiles in this process.
 
     Args:
         model: ONNX file; its weights may lie in files beside it.
         config: What to compile for.
         on_step: Called with the name of the phase of each finished step.
+        detailed: Log the engine's layers, and keep what they do in the engine for an inspector.
 
     Raises:
         BuildError: Carries the parser's errors or the builder's log.
@@ -45,6 +48,8 @@ def compile_engine(model: Path, config: BuildConfig, on_step: Callable[[str], No
 
     settings = builder.create_builder_config()
     settings.progress_monitor = _monitor(trt, on_step)
+    if detailed:
+        settings.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
     if hasattr(settings, "num_compute_capabilities"):
         _set_targets(trt, settings, config.compute_capabilities)
     _add_profile(builder, settings, network, config.batch)
@@ -111,7 +116,7 @@ def _monitor(trt: ModuleType, on_step: Callable[[str], None]) -> Any:
 
 
 def main() -> None:
-    """Serves the request in `sys.argv[1]`: {"model": path, "engine": path, "config": {...}}."""
+    """Serves the request in `sys.argv[1]`: {"model", "engine", "config", "detailed"}."""
     with contextlib.suppress(ImportError):  # POSIX only: a crash shall leave no core file
         import resource
 
@@ -130,7 +135,10 @@ def main() -> None:
     }
     try:
         plan = compile_engine(
-            Path(request["model"]), BuildConfig(**fields), lambda phase: tell(step=phase)
+            Path(request["model"]),
+            BuildConfig(**fields),
+            lambda phase: tell(step=phase),
+            request["detailed"],
         )
         Path(request["engine"]).write_bytes(plan)
     except DeployError as error:

@@ -6,15 +6,11 @@ normalisation are not. Warm-up ends when the median settles, and no latency is d
 
 from __future__ import annotations
 
-import os
-import pickle
-import signal
 import statistics
-import subprocess
-import sys
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -25,7 +21,8 @@ from densenet_deploy.progress import Track, silent
 from densenet_deploy.recipe import BenchConfig, Precision
 from densenet_deploy.results import Measurement
 from densenet_deploy.runtime import open_runner, runs
-from densenet_deploy.runtime.runner import Array, Runner
+from densenet_deploy.runtime.runner import Array, Infer, Runner
+from densenet_deploy.worker import Worker, serve
 
 _WINDOW_SECONDS = 0.1
 _WARMUP_SECONDS = (0.3, 2.0)  # least and most
@@ -75,34 +72,15 @@ def bench(
 def _in_own_process(
     path: Path, backend: str, precision: Precision, config: BenchConfig
 ) -> list[Measurement]:
-    # A fresh interpreter: no library state of this process reaches the measured one, and the
-    # caller's script is not run again, as multiprocessing would.
-    search = [str(Path(__file__).parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])]
-    done = subprocess.run(
-        [sys.executable, "-P", "-m", __name__],
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(search)},
-        input=pickle.dumps((path.absolute(), backend, precision, config)),
-        stdout=subprocess.PIPE,
-    )
-    if done.returncode:
-        raise BackendError(f"the process running {precision} on {backend} died")
-    answer: list[Measurement] | Exception = pickle.loads(done.stdout)
-    if isinstance(answer, Exception):
-        raise answer
+    with Worker(__name__, f"{precision} on {backend}") as worker:
+        answer: list[Measurement] = worker.ask((path.absolute(), backend, precision, config))
     return answer
 
 
-def _serve() -> None:
-    """The measured process: one request on standard input, its answer on standard output."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends it without a word
-    with os.fdopen(os.dup(1), "wb") as answers:
-        os.dup2(2, 1)  # what a library prints is no answer
-        answer: list[Measurement] | Exception
-        try:
-            answer = measure_bundle(*pickle.load(sys.stdin.buffer))
-        except Exception as error:  # raised again where it was asked
-            answer = error
-        pickle.dump(answer, answers)
+def _answers(requests: Iterator[Any]) -> Iterator[list[Measurement]]:
+    """The measured process."""
+    for path, backend, precision, config in requests:
+        yield measure_bundle(path, backend, precision, config)
 
 
 def measure_bundle(
@@ -114,7 +92,7 @@ def measure_bundle(
     threads = config.threads or usable_cores()
     began = time.perf_counter()
     with open_runner(bundle, backend, precision, threads) as runner:
-        runner.logits(next(_rotate(images, bundle.manifest.batch[0])))
+        runner.logits(next(rotate(images, bundle.manifest.batch[0])))
         load_seconds = time.perf_counter() - began
         return [
             measure(runner, images, size, config.seconds, threads, load_seconds)
@@ -140,9 +118,9 @@ def measure(
         threads: For the record.
         load_seconds: For the record.
     """
-    requests = _rotate(images, batch)
+    requests = rotate(images, batch)
     began = time.perf_counter()
-    steady = _warm_up(runner, requests)
+    steady, _ = warm_up(runner.logits, requests)
     start = time.perf_counter()
     latencies: list[float] = []
     end = start
@@ -164,7 +142,7 @@ def measure(
     )
 
 
-def _rotate(images: Array, batch: int) -> Iterator[Array]:
+def rotate(images: Array, batch: int) -> Iterator[Array]:
     """Endless batches that walk through the images, so that no two in a row are the same."""
     position = 0
     while True:
@@ -173,8 +151,12 @@ def _rotate(images: Array, batch: int) -> Iterator[Array]:
         position = (position + batch) % len(images)
 
 
-def _warm_up(runner: Runner, requests: Iterator[Array]) -> bool:
-    """Runs until three successive windows have the same median; False where time ran out."""
+def warm_up(infer: Infer, requests: Iterator[Array]) -> tuple[bool, float]:
+    """Runs until three successive windows have the same median.
+
+    Returns:
+        Whether they had before time ran out, and the last median in seconds.
+    """
     least, most = _WARMUP_SECONDS
     medians: list[float] = []
     began = time.perf_counter()
@@ -182,14 +164,14 @@ def _warm_up(runner: Runner, requests: Iterator[Array]) -> bool:
         window: list[float] = []
         while sum(window) < _WINDOW_SECONDS:
             before = time.perf_counter()
-            runner.logits(next(requests))
+            infer(next(requests))
             window.append(time.perf_counter() - before)
         medians.append(statistics.median(window))
         last = medians[-3:]
         if elapsed >= least and len(last) == 3 and max(last) <= (1 + _STEADY) * min(last):
-            return True
-    return False
+            return True, medians[-1]
+    return False, medians[-1]
 
 
 if __name__ == "__main__":
-    _serve()
+    serve(_answers)

@@ -32,7 +32,9 @@ KNOWN_CAUSES = {
 }
 
 
-def build_engine(model: bytes | Path, config: BuildConfig, track: Track = silent) -> bytes:
+def build_engine(
+    model: bytes | Path, config: BuildConfig, track: Track = silent, log: Path | None = None
+) -> bytes:
     """Compiles a model; dimension 0 of every input is the batch.
 
     Args:
@@ -40,6 +42,8 @@ def build_engine(model: bytes | Path, config: BuildConfig, track: Track = silent
         config: Backend, batch sizes and, for TensorRT-RTX, compute capabilities. TensorRT always
             compiles for the GPU of this machine.
         track: Is given the builder's steps, by phase name; their number is not known before.
+        log: Where to keep the builder's log, also of a build that fails. It then names the engine's
+            layers, which `engine_layers.parse_build_log` reads; so does the engine.
 
     Returns:
         The serialized engine.
@@ -59,27 +63,31 @@ def build_engine(model: bytes | Path, config: BuildConfig, track: Track = silent
             path = model.absolute()
             if not path.is_file():
                 raise GraphError(f"no file {path}", expected="an ONNX model")
-        engine, log = folder / "engine", folder / "log"
+        engine, written = folder / "engine", log or folder / "log"
+        written.parent.mkdir(parents=True, exist_ok=True)
         request = {
             "model": str(path),
             "engine": str(engine),
             "config": dataclasses.asdict(config),
+            "detailed": log is not None,
         }
-        with _child(request, log) as process:
+        with _child(request, written) as process:
             for _ in track(_steps(process), f"Building {config.backend} engine"):
                 pass
             status = process.wait()
         if status:
             raise BuildError(
-                f"the {config.backend} builder {_ended(status)}; the end of its log:{_end(log)}"
+                f"the {config.backend} builder {_ended(status)}; the end of its log:{_end(written)}"
             )
         return engine.read_bytes()
 
 
 def build_widest(
-    model: bytes | Path, config: BuildConfig, track: Track = silent
+    model: bytes | Path, config: BuildConfig, track: Track = silent, log: Path | None = None
 ) -> tuple[bytes, tuple[str, ...]]:
     """Compiles with the optional compute capabilities too, where the graph allows them.
+
+    Takes what `build_engine` takes; the log is that of the last attempt.
 
     Returns:
         The engine, and the compute capabilities it was compiled for: none for TensorRT, which
@@ -89,16 +97,16 @@ def build_widest(
         DeployError: As `build_engine`.
     """
     if config.backend == "tensorrt":
-        return build_engine(model, config, track), ()
+        return build_engine(model, config, track, log), ()
     required = config.compute_capabilities
     wider = (*config.optional_compute_capabilities, *required)
     if wider != required:
         try:
             wide = dataclasses.replace(config, compute_capabilities=wider)
-            return build_engine(model, wide, track), wider
+            return build_engine(model, wide, track, log), wider
         except BuildError:
             pass  # either an optional target's fault, or the next attempt says what is wrong
-    return build_engine(model, config, track), required
+    return build_engine(model, config, track, log), required
 
 
 def engine_version(backend: _tensorrt.Backend) -> str:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import tomllib
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -20,6 +19,9 @@ from densenet_deploy.errors import RecipeError
 Precision = Literal["fp32", "fp16", "int8"]
 DataName = Literal["fashion-mnist", "cifar10", "cifar100", "svhn", "folder", "synthetic"]
 Target = Literal["tensorrt", "tensorrt-rtx", "onnxruntime", "openvino"]
+CalibrationMethod = Literal["minmax", "percentile", "entropy", "mse"]
+ConcatPolicy = Literal["equalized", "shared", "per-producer", "after-bn-relu"]
+WeightScales = Literal["per-channel", "per-channel-mul", "per-tensor"]
 EngineBackend = Literal["tensorrt-rtx", "tensorrt"]
 PRECISIONS: tuple[Precision, ...] = ("fp32", "fp16", "int8")
 TARGETS: tuple[Target, ...] = ("tensorrt", "tensorrt-rtx", "onnxruntime", "openvino")
@@ -144,19 +146,40 @@ class ExportConfig:
 
 @dataclass(frozen=True)
 class QuantizeConfig:
-    """How INT8 scales are found.
+    """How INT8 is made.
 
     Attributes:
         images: Training images that calibrate.
+        seed: Draws them from the training images.
         batch_size: Images per calibration step.
+        method: How much of the observed values a range covers.
+        percentile: For that method: the share of values below the upper end, in percent.
+        policy: Scales of a dense block's concatenation. `equalized`: one, after an exact rewrite
+            has given all channels the same range; `shared`: one as it is; `per-producer`: one for
+            each value written into it; `after-bn-relu`: it stays in floating point; `auto`: the
+            fastest within the budget.
+        weights: Scales of a weight; empty for what serves the target.
+        bias_correction: Let biases absorb the mean error of rounded weights.
+        keep_float: Convolutions that stay in floating point: names, or the modules they are in.
+        budget: Share of selection images whose top-1 class may change, in percent, for `auto`.
     """
 
     images: int = 512
+    seed: int = 0
     batch_size: int = 64
+    method: CalibrationMethod = "mse"
+    percentile: float = 99.99
+    policy: Literal["auto"] | ConcatPolicy = "equalized"
+    weights: Literal[""] | WeightScales = ""
+    bias_correction: bool = True
+    keep_float: tuple[str, ...] = ()
+    budget: float = 0.5
 
     def __post_init__(self) -> None:
-        if self.images < 0 or self.batch_size < 1:
-            raise ValueError("images must not be negative and batch_size must be positive")
+        if self.images < 0 or self.batch_size < 1 or self.seed < 0:
+            raise ValueError("images and seed must not be negative and batch_size be positive")
+        if not 50 < self.percentile <= 100 or not 0 <= self.budget <= 100:
+            raise ValueError("percentile must be in (50, 100] and budget in [0, 100]")
 
 
 @dataclass(frozen=True)
@@ -289,16 +312,7 @@ def load_recipe(name: str) -> Recipe:
     Raises:
         RecipeError: No such recipe, not TOML, or a key or value the schema does not have.
     """
-    path = Path(name)
-    if path.suffix != ".toml":
-        path = recipe_folder() / f"{name}.toml"
-    if not path.is_file():
-        known = ", ".join(sorted(p.stem for p in recipe_folder().glob("*.toml")))
-        raise RecipeError(f"no recipe {name!r}", expected=f"a .toml file or one of: {known}")
-    try:
-        table = tomllib.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:  # TOMLDecodeError, UnicodeDecodeError, a number of 5,000 digits
-        raise RecipeError(f"{path} is not valid TOML: {error}") from None
+    table, path = schema.load_table(name, recipe_folder(), "recipe")
     return parse_recipe(table, path.name)
 
 

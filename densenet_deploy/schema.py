@@ -9,12 +9,34 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import sys
+import tomllib
 import types
 import typing
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, TypeVar
 
+from densenet_deploy.errors import RecipeError
+
 T = TypeVar("T")
+
+
+def load_table(name: str, folder: Path, kind: str) -> tuple[dict[str, Any], Path]:
+    """A TOML file by its name in `folder` or by its path, decoded, and where it is.
+
+    Raises:
+        RecipeError: There is no such `kind` of file, or it is not TOML.
+    """
+    path = Path(name)
+    if path.suffix != ".toml":
+        path = folder / f"{name}.toml"
+    if not path.is_file():
+        known = ", ".join(sorted(p.stem for p in folder.glob("*.toml")))
+        raise RecipeError(f"no {kind} {name!r}", expected=f"a .toml file or one of: {known}")
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8")), path
+    except ValueError as error:  # TOMLDecodeError, UnicodeDecodeError, a number of 5,000 digits
+        raise RecipeError(f"{path} is not valid TOML: {error}") from None
 
 
 def read(cls: type[T], table: Any, where: str, problems: list[str]) -> T | None:

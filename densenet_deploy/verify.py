@@ -104,7 +104,7 @@ def compare(
     reference_top1 = accuracy(reference, images.labels, 1) if labelled else None
     agreement = 100 * float((candidate.argmax(1) == reference.argmax(1)).mean())
     max_abs = float(np.abs(candidate - reference).max())
-    cosine = _cosine(reference, candidate)
+    cosine = cosine_similarity(reference, candidate)
     nonfinite = int((~np.isfinite(candidate)).sum())
 
     failures = []
@@ -145,7 +145,8 @@ def accuracy(logits: Array, labels: NDArray[np.int64], k: int) -> float:
     return 100 * float((best == labels[:, None]).any(axis=1).mean())
 
 
-def _cosine(a: Array, b: Array) -> float:
+def cosine_similarity(a: Array, b: Array) -> float:
+    """Of all values together, between -1 and 1."""
     x, y = a.astype(np.float64).ravel(), b.astype(np.float64).ravel()
     norm = float(np.linalg.norm(x) * np.linalg.norm(y))
     return float(x @ y) / norm if norm else float(np.array_equal(x, y))

@@ -172,6 +172,22 @@ def test_only_the_batch_may_be_dynamic() -> None:
         build_engine(conv_relu(shape=("n", 3, "h", "w")), CONFIG)
 
 
+def test_the_log_is_kept_where_asked(tmp_path: Path) -> None:
+    log = tmp_path / "deep" / "log"
+    plain, detailed = build_engine(conv_relu(), CONFIG), build_engine(conv_relu(), CONFIG, log=log)
+    assert detailed.startswith(b"vtrt") and len(detailed) >= len(plain)
+    text = log.read_text(encoding="utf-8")
+    assert "verbose: Layers:\n" in text and "[ONNX Layer: conv]" in text
+    with pytest.raises(errors.BuildError, match="parse"):
+        build_engine(b"not an onnx file", CONFIG, log=log)
+    assert "error: " in log.read_text(encoding="utf-8"), "that of the failed build"
+    with pytest.raises(errors.BuildError, match="SIGSEGV"):
+        build_engine(quantized_conv(scale_is_input=True), CONFIG, log=log)
+    assert log.stat().st_size
+    build_widest(matrix_product(half=False), CONFIG, log=log)
+    assert "[ONNX Layer: gemm]" in log.read_text(encoding="utf-8"), "that of the last attempt"
+
+
 class Recorder:
     """A track that keeps what it saw, and may stop like a user who presses Ctrl-C."""
 

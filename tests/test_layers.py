@@ -40,7 +40,18 @@ def test_the_package_loads_nothing_heavy() -> None:
 
 @pytest.mark.parametrize(
     "module",
-    ["bundle", "runtime", "verify", "classifier", "bench", "report", "cli.use", "cli.app"],
+    [
+        "bundle",
+        "runtime",
+        "verify",
+        "classifier",
+        "bench",
+        "report",
+        "suite",
+        "interleaved",
+        "cli.use",
+        "cli.app",
+    ],
 )
 def test_the_consume_side_loads_neither_torch_nor_onnx_nor_a_backend(module: str) -> None:
     loaded = loaded_by(f"import densenet_deploy.{module}")

@@ -7,7 +7,7 @@ import sys
 import typer
 
 from densenet_deploy import __version__
-from densenet_deploy.cli import inform, produce, use
+from densenet_deploy.cli import inform, produce, suites, use
 from densenet_deploy.cli.show import fail
 from densenet_deploy.errors import DeployError, MissingDependencyError
 
@@ -25,6 +25,7 @@ for command in (
     produce.build,
     use.verify,
     use.bench,
+    suites.suite,
     use.report,
     use.predict,
     produce.train,

@@ -10,27 +10,9 @@ import typer
 
 from densenet_deploy.errors import RecipeError
 from densenet_deploy.progress import Track, bar, silent
-from densenet_deploy.recipe import (
-    PRECISIONS,
-    DataConfig,
-    DataName,
-    ModelConfig,
-    Precision,
-    QuantizeConfig,
-    Recipe,
-    Tolerance,
-    VerifyConfig,
-    load_recipe,
-)
-from densenet_deploy.spec import variant
+from densenet_deploy.recipe import PRECISIONS, DataConfig, DataName, Precision
 
 DEFAULT_RECIPE = "fashion-mnist"
-# Logits of untrained weights lie close together: their top-1 says little about a graph.
-ANY_ANSWER = {
-    "fp32": Tolerance(top1_drop=100, agreement=0, cosine=0.9999),
-    "fp16": Tolerance(top1_drop=100, agreement=0, cosine=0.999),
-    "int8": Tolerance(top1_drop=100, agreement=0, cosine=0.9),
-}
 RecipeArgument = Annotated[str, typer.Argument(help="Recipe name or .toml file.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bars.")]
@@ -85,36 +67,6 @@ def batch_bounds(text: str) -> tuple[int, int, int]:
     """`MIN,OPT,MAX` as three integers."""
     low, best, high = integers(text, "--batch", 3)
     return low, best, high
-
-
-def choose_recipe(
-    name: str, model: str = "", weights: str = "", data: DataConfig | None = None
-) -> Recipe:
-    """The recipe a command works on: by name, or made for `--model` and `--weights`.
-
-    A model without weights gets seeded ones and synthetic images. Weights without a model take
-    the architecture their header names; trained ones need `data` for int8.
-    """
-    if not model and not weights:
-        recipe = load_recipe(name)
-        return recipe if data is None else replace(recipe, data=data)
-    title = model or Path(weights).stem
-    description = title if weights else f"{title}, seeded weights: speed only"
-    spec = variant(model) if model else None
-    config = ModelConfig(
-        model,
-        spec.input_shape if spec else (3, 224, 224),
-        spec.classes if spec else 1000,
-        weights,
-    )
-    return Recipe(
-        name=title,
-        description=description,
-        model=config,
-        data=data or DataConfig(name="synthetic"),
-        quantize=QuantizeConfig() if weights else QuantizeConfig(images=32, batch_size=8),
-        verify=VerifyConfig() if weights else VerifyConfig(ANY_ANSWER),
-    )
 
 
 def whole(data: DataConfig, full: bool, directory: str) -> DataConfig:

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
+from densenet_deploy.choose import choose_recipe
 from densenet_deploy.cli import show
 from densenet_deploy.cli.options import (
     DEFAULT_RECIPE,
@@ -19,7 +20,6 @@ from densenet_deploy.cli.options import (
     RecipeArgument,
     batch_bounds,
     checked,
-    choose_recipe,
     data_config,
     default_out,
     precisions,

@@ -6,19 +6,15 @@ precision is decided; the builder has no say.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
-from onnx_ir.passes.common import RemoveUnusedNodesPass
 
 from densenet_deploy.errors import DataError, GraphError
 from densenet_deploy.progress import Track, silent
-from densenet_deploy.quantize.calibrate import activation_ranges
 from densenet_deploy.quantize.half import to_half
-from densenet_deploy.quantize.qdq import insert_qdq, quantizable
-from densenet_deploy.recipe import Precision, QuantizeConfig
+from densenet_deploy.quantize.int8 import to_int8
+from densenet_deploy.recipe import Precision, QuantizeConfig, Target
 
 
 def quantize(
@@ -26,6 +22,7 @@ def quantize(
     precision: Precision,
     config: QuantizeConfig,
     calibration: NDArray[np.float32] | None = None,
+    target: Target = "tensorrt",
     track: Track = silent,
 ) -> ir.Model:
     """A copy of an fp32 model in another precision, with fp32 inputs and outputs.
@@ -49,10 +46,7 @@ def quantize(
     elif precision == "int8":
         check_calibration(config, 0 if calibration is None else len(calibration))
         assert calibration is not None
-        images = calibration[: config.images]
-        names: Sequence[str] = [node.inputs[0].name for node in quantizable(copy.graph)]  # type: ignore[union-attr, misc]
-        insert_qdq(copy, activation_ranges(model, names, images, config.batch_size, track))
-        RemoveUnusedNodesPass()(copy)
+        return to_int8(copy, config, target, calibration[: config.images], track).model
     return copy
 
 

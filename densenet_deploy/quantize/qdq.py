@@ -1,120 +1,173 @@
-"""INT8: explicit Q/DQ in the form TensorRT's parser accepts and fuses.
+"""QuantizeLinear and DequantizeLinear, written into a graph.
 
-Symmetric with zero-point 0; per-tensor activations, per-channel weights on axis 0 stored as int8
-with a DequantizeLinear; biases stay in floating point, because TensorRT rejects int32 bias Q/DQ.
-The classifier stays in floating point too: it is a thousandth of the work.
+Weights are stored as integers behind a DequantizeLinear. Biases stay in floating point for
+TensorRT, which rejects int32 ones, and become int32 with the scale of the product where a target
+computes in integers.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from densenet_deploy.errors import GraphError
-from densenet_deploy.rewrite.graph import add_initializer, constant
+from densenet_deploy.quantize.dialect import Dialect, Scale, rounded
+from densenet_deploy.rewrite.graph import add_initializer, constant, new_node, only_reader
 
-_LEVELS = 127  # of int8, symmetric: -128 is not used
-_SMALLEST_SCALE = float(np.finfo(np.float32).tiny)
 # OpenVINO 2026.4 computes wrong numbers where the output of a quantized convolution without a bias
 # is read twice, as dense blocks do, and it drops a bias of zero. This one changes no logit.
 _NO_BIAS = 1e-30
+_LEVELS = 127  # of weights: -128 is not used
 
 
-def quantizable(graph: ir.Graph) -> list[ir.Node]:
-    """Convolutions with constant weights, in order.
+def add_pair(
+    graph: ir.Graph, value: ir.Value, scale: Scale, readers: Sequence[tuple[ir.Node, int]]
+) -> None:
+    """Quantizes and dequantizes `value` for some of its readers (node, input)."""
+    assert value.name is not None
+    parameters = [
+        add_initializer(graph, f"{value.name}.scale", np.float32(scale.scale)),
+        add_initializer(graph, f"{value.name}.zero", scale.zero_point),
+    ]
+    quantize = ir.node("QuantizeLinear", [value, *parameters], name=f"{value.name}.q")
+    dequantize = ir.node("DequantizeLinear", [quantize.outputs[0], *parameters])
+    dequantize.name = f"{value.name}.dq"
+    integer = ir.DataType.UINT8 if isinstance(scale.zero_point, np.uint8) else ir.DataType.INT8
+    describe(quantize, integer, value.shape)
+    describe(dequantize, ir.DataType.FLOAT, value.shape)
+    producer = value.producer()
+    if producer is None:
+        graph.insert_before(graph[0], [quantize, dequantize])
+    else:
+        graph.insert_after(producer, [quantize, dequantize])
+    for node, index in readers:
+        node.replace_input_with(index, dequantize.outputs[0])
 
-    Raises:
-        GraphError: There is none.
+
+def scale_of(value: ir.Value | None) -> Scale | None:
+    """The scale behind a dequantized value; None where it is not one."""
+    node = None if value is None else value.producer()
+    if node is None or node.op_type != "DequantizeLinear":
+        return None
+    scale, zero = constant(node.inputs[1]), constant(node.inputs[2])
+    return None if scale is None or zero is None else Scale(scale[()], zero[()])
+
+
+@dataclass(frozen=True)
+class QuantizedWeight:
+    """A convolution's weight in integers.
+
+    Attributes:
+        levels: Integers of the weight's shape (O, I, ...).
+        scales: (O,) or (1,) of the DequantizeLinear.
+        multiplier: (O,) that the convolution's output is multiplied by; None for 1.
     """
-    convolutions = [node for node in graph if node.op_type == "Conv"]
-    nodes = [node for node in convolutions if constant(node.inputs[1]) is not None]
-    if not nodes:
-        raise GraphError("the graph has no convolution with constant weights to quantize")
-    return nodes
+
+    levels: NDArray[np.int8]
+    scales: NDArray[np.float32]
+    multiplier: NDArray[np.float32] | None
+
+    def dequantized(self) -> NDArray[np.float64]:
+        """The weight that it stands for."""
+        scales = self.scales.astype(np.float64)
+        if self.multiplier is not None:
+            scales = scales * self.multiplier
+        return self.levels * scales.reshape(-1, *[1] * (self.levels.ndim - 1))
 
 
-def insert_qdq(model: ir.Model, ranges: Mapping[str, float]) -> None:
-    """Quantizes the inputs and weights of every convolution in `model`, in place.
-
-    Args:
-        model: An fp32 model.
-        ranges: Largest magnitude of each activation that a convolution reads.
-
-    Raises:
-        GraphError: There is no convolution, or a range is not finite.
-    """
-    graph = model.graph
-    nodes = quantizable(graph)
-    zero = add_initializer(graph, "int8.zero", np.zeros((), np.int8))
-    dequantized: dict[str, ir.Value] = {}
-    for node in nodes:
-        data = node.inputs[0]
-        assert data is not None and data.name is not None
-        if data.name not in dequantized:
-            dequantized[data.name] = _activation(graph, node, data, ranges[data.name], zero)
-        node.replace_input_with(0, dequantized[data.name])
-        if len(node.inputs) < 3 or node.inputs[2] is None:
-            node.resize_inputs(3)
-            node.replace_input_with(2, _bias(graph, node))
-        node.replace_input_with(1, _weight(graph, node))
-
-
-def weight_scales(weight: NDArray[np.floating]) -> NDArray[np.float32]:
-    """Symmetric scale of each output channel (axis 0) of a convolution weight."""
-    largest = np.abs(weight).reshape(len(weight), -1).max(axis=1)
-    scales: NDArray[np.float32] = np.maximum(largest / _LEVELS, _SMALLEST_SCALE).astype(np.float32)
-    return scales
-
-
-def _activation(
-    graph: ir.Graph, reader: ir.Node, data: ir.Value, largest: float, zero: ir.Value
-) -> ir.Value:
-    if not np.isfinite(largest):
-        raise GraphError(f"activation {data.name} reaches {largest} during calibration")
-    scale_array = np.asarray(max(largest / _LEVELS, _SMALLEST_SCALE), np.float32)
-    scale = add_initializer(graph, f"{data.name}.scale", scale_array)
-    quantize = ir.node("QuantizeLinear", [data, scale, zero], name=f"{data.name}.q")
-    dequantize = ir.node("DequantizeLinear", [quantize.outputs[0], scale, zero])
-    dequantize.name = f"{data.name}.dq"
-    _describe(quantize, ir.DataType.INT8, data.shape)
-    _describe(dequantize, ir.DataType.FLOAT, data.shape)
-    graph.insert_before(reader, [quantize, dequantize])
-    return dequantize.outputs[0]
-
-
-def _weight(graph: ir.Graph, node: ir.Node) -> ir.Value:
-    value = node.inputs[1]
-    weight = constant(value)
-    assert value is not None and weight is not None
-    scales = weight_scales(weight)
-    shaped = scales.reshape(-1, *[1] * (weight.ndim - 1))
+def quantize_weight(weight: NDArray[np.floating], dialect: Dialect) -> QuantizedWeight:
+    """Rounds a weight to the nearest of 255 levels."""
+    rows = np.abs(weight).reshape(len(weight), -1).max(axis=1) / _LEVELS
+    scales = rounded(rows if dialect.weights == "per-channel" else rows.max(keepdims=True), dialect)
+    multiplier = rounded(rows / scales, dialect) if dialect.weights == "per-channel-mul" else None
+    steps = scales if multiplier is None else scales * multiplier
+    shaped = steps.reshape(-1, *[1] * (weight.ndim - 1))
     levels = np.clip(np.rint(weight / shaped), -_LEVELS, _LEVELS).astype(np.int8)
-    name = f"{node.outputs[0].name}.weight"  # unique, which a node's name need not be
+    return QuantizedWeight(levels, scales, multiplier)
+
+
+def set_parameters(
+    graph: ir.Graph,
+    node: ir.Node,
+    weight: QuantizedWeight,
+    bias: NDArray[np.float64],
+    dialect: Dialect,
+) -> None:
+    """Gives a convolution its weight and bias (O,) in the form the target takes."""
+    value = node.inputs[1]
+    assert value is not None
+    stored = _stored(graph, node, "weight", weight.levels, weight.scales, value.shape)
+    node.replace_input_with(1, stored)
+    if len(node.inputs) < 3:
+        node.resize_inputs(3)
+    node.replace_input_with(2, None)
+    if weight.multiplier is not None:
+        _multiply_and_add(graph, node, weight.multiplier, bias)
+    elif dialect.integers:
+        data = scale_of(node.inputs[0])
+        assert data is not None
+        scales = np.broadcast_to(rounded(weight.scales * data.scale, dialect), bias.shape)
+        limit = np.iinfo(np.int32).max
+        levels = np.clip(np.rint(bias / scales), -limit, limit).astype(np.int32)
+        shape = ir.Shape(bias.shape)
+        node.replace_input_with(2, _stored(graph, node, "bias", levels, scales, shape))
+    else:
+        filled = bias if bias.any() else np.full_like(bias, _NO_BIAS)
+        name = f"{node.outputs[0].name}.bias"
+        node.replace_input_with(2, add_initializer(graph, name, filled.astype(np.float32)))
+
+
+def _multiply_and_add(
+    graph: ir.Graph, node: ir.Node, multiplier: NDArray[np.float32], bias: NDArray[np.float64]
+) -> None:
+    output = node.outputs[0]
+    while (reader := only_reader(output)) is not None and reader.op_type == "MaxPool":
+        node, output = reader, reader.outputs[0]  # it commutes, and leaves less to multiply
+    readers = list(output.uses())
+    last, nodes = output, []
+    for operator, operand in (("Mul", multiplier), ("Add", bias)):
+        if operator == "Add" and not bias.any():
+            break
+        name = f"{output.name}.{operator.lower()}"
+        channels = operand.reshape(-1, 1, 1).astype(np.float32)
+        constants = add_initializer(graph, f"{name}.channels", channels)
+        nodes.append(new_node(operator, [last, constants], output, name))
+        last = nodes[-1].outputs[0]
+    graph.insert_after(node, nodes)
+    for reader, index in readers:
+        reader.replace_input_with(index, last)
+
+
+def _stored(
+    graph: ir.Graph,
+    node: ir.Node,
+    what: str,
+    levels: NDArray[np.integer],
+    scales: NDArray[np.float32],
+    shape: ir.Shape | None,
+) -> ir.Value:
+    name = f"{node.outputs[0].name}.{what}"  # unique, which a node's name need not be
+    per_channel = len(scales) > 1
+    zero = np.zeros(len(scales), levels.dtype)
     dequantize = ir.node(
         "DequantizeLinear",
         [
-            add_initializer(graph, f"{name}.int8", levels),
-            add_initializer(graph, f"{name}.scale", scales),
-            add_initializer(graph, f"{name}.zero", np.zeros(len(scales), np.int8)),
+            add_initializer(graph, f"{name}.{levels.dtype}", levels),
+            add_initializer(graph, f"{name}.scale", scales if per_channel else scales[0]),
+            add_initializer(graph, f"{name}.zero", zero if per_channel else zero[0]),
         ],
-        {"axis": 0},
+        {"axis": 0} if per_channel else {},
         name=f"{name}.dq",
     )
-    _describe(dequantize, ir.DataType.FLOAT, value.shape)
+    describe(dequantize, ir.DataType.FLOAT, shape)
     graph.insert_before(node, dequantize)
     return dequantize.outputs[0]
 
 
-def _bias(graph: ir.Graph, node: ir.Node) -> ir.Value:
-    weight = constant(node.inputs[1])
-    assert weight is not None
-    bias = np.full(len(weight), _NO_BIAS, np.float32)
-    return add_initializer(graph, f"{node.outputs[0].name}.bias", bias)
-
-
-def _describe(node: ir.Node, dtype: ir.DataType, shape: ir.Shape | None) -> None:
+def describe(node: ir.Node, dtype: ir.DataType, shape: ir.Shape | None) -> None:
+    """Names a new node's output after the node, and gives it a type."""
     output = node.outputs[0]
     output.name, output.dtype, output.shape = node.name, dtype, shape

@@ -9,6 +9,8 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
+from densenet_deploy.rewrite.outcome import Refused
+
 
 def constant(value: ir.Value | None) -> NDArray[Any] | None:
     """The value of an initializer or Constant output; None where it is computed at run time."""
@@ -49,6 +51,33 @@ def new_node(
     node.outputs[0].type = like.type
     node.outputs[0].shape = like.shape
     return node
+
+
+def replace_node(graph: ir.Graph, node: ir.Node, replacement: Sequence[ir.Node]) -> None:
+    """Puts nodes in the place of one; the last one's output takes over the name and the readers."""
+    old, new = node.outputs[0], replacement[-1].outputs[0]
+    ir.convenience.replace_nodes_and_values(graph, node, [node], replacement, [old], [new])
+
+
+def channels_of(value: ir.Value | None) -> int:
+    """The number of channels C of (N, C, ...).
+
+    Raises:
+        Refused: It is not known.
+    """
+    shape = None if value is None else value.shape
+    if value is None or shape is None or len(shape) < 2 or not isinstance(shape[1], int):
+        raise Refused(f"the channels of {value.name if value else 'its input'} are not known")
+    return shape[1]
+
+
+def joins_channels(node: ir.Node) -> bool:
+    """Whether `node` is a Concat of (N, C, ...) on the axis of C."""
+    shape = node.outputs[0].shape
+    axis = attribute(node, "axis", None)
+    return node.op_type == "Concat" and (
+        axis == 1 or (shape is not None and axis == 1 - len(shape))
+    )
 
 
 def attribute(node: ir.Node, name: str, default: Any) -> Any:

@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+
+
+class Refused(Exception):
+    """Why a pattern does not hold; raised while matching, before anything has changed."""
 
 
 @dataclass(frozen=True)
@@ -28,3 +34,13 @@ class Outcome:
     def refuse(self, node: str | None, reason: str) -> None:
         """Records why the candidate at `node` stays as it is."""
         self.refusals.append(Refusal(self.rule, node or "an unnamed node", reason))
+
+    @contextmanager
+    def attempt(self, node: str | None) -> Iterator[None]:
+        """Counts what is done inside as one application, or records why it was `Refused`."""
+        try:
+            yield
+        except Refused as refused:
+            self.refuse(node, str(refused))
+        else:
+            self.count += 1

@@ -7,13 +7,15 @@ cannot run here says why; none falls back to another silently.
 from __future__ import annotations
 
 from importlib import import_module
+from pathlib import Path
+from types import ModuleType
 
 from densenet_deploy import _cuda
 from densenet_deploy.bundle import Bundle
 from densenet_deploy.environment import package_version
 from densenet_deploy.errors import BackendError
 from densenet_deploy.recipe import Precision
-from densenet_deploy.runtime.runner import Runner
+from densenet_deploy.runtime.runner import Infer, Runner
 
 # Each opens its library only when asked to run.
 _MODULES = {
@@ -72,10 +74,38 @@ def open_runner(bundle: Bundle, backend: str, precision: Precision, threads: int
         BackendError: The backend cannot run here, or refuses the model.
         BundleError: The bundle has no such precision.
     """
-    if reason := why_unavailable(backend):
-        raise BackendError(f"{backend} cannot run here: {reason}")
+    _require(backend)
     if not runs(backend, precision):
         raise BackendError(f"{backend} runs fp32 only, not {precision}")
-    module = import_module(f"densenet_deploy.runtime.{_MODULES[backend]}")
-    runner: Runner = module.open_model(bundle, backend, precision, threads)
+    runner: Runner = _module(backend).open_model(bundle, backend, precision, threads)
     return runner
+
+
+def open_graph(path: Path, backend: str, threads: int = 0) -> Infer:
+    """Loads an ONNX file that belongs to no bundle, with the settings of `open_runner`.
+
+    Args:
+        path: Of a graph with one input (N, C, H, W) and one output (N, classes), both float32.
+        backend: One of `BACKENDS` that runs ONNX.
+        threads: CPU threads; 0 for all cores.
+
+    Returns:
+        A function from normalised images to logits.
+
+    Raises:
+        BackendError: The backend cannot run here, runs no ONNX, or refuses the graph.
+    """
+    _require(backend)
+    if backend == "pytorch":
+        raise BackendError("pytorch runs no ONNX", expected="onnxruntime or openvino")
+    infer: Infer = _module(backend).open_graph(path, backend, threads)
+    return infer
+
+
+def _require(backend: str) -> None:
+    if reason := why_unavailable(backend):
+        raise BackendError(f"{backend} cannot run here: {reason}")
+
+
+def _module(backend: str) -> ModuleType:
+    return import_module(f"densenet_deploy.runtime.{_MODULES[backend]}")

@@ -2,24 +2,30 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import openvino
 
 from densenet_deploy.bundle import Bundle
 from densenet_deploy.environment import usable_cores
 from densenet_deploy.errors import BackendError
 from densenet_deploy.recipe import Precision
-from densenet_deploy.runtime.runner import Array, Runner
+from densenet_deploy.runtime.runner import Array, Infer, Runner
 
 
 def open_model(bundle: Bundle, backend: str, precision: Precision, threads: int) -> Runner:
-    """Loads a graph; see `densenet_deploy.runtime.open_runner`."""
+    """Loads a bundle's graph; see `densenet_deploy.runtime.open_runner`."""
+    return Runner(bundle, backend, precision, open_graph(bundle.model(precision), backend, threads))
+
+
+def open_graph(path: Path, backend: str, threads: int) -> Infer:
+    """Loads an ONNX file; see `densenet_deploy.runtime.open_graph`."""
     settings = {
         # Its default on recent CPUs is bf16: less exact than the graph says, and slower here.
         "INFERENCE_PRECISION_HINT": "f32",
         "PERFORMANCE_HINT": "LATENCY",
         "INFERENCE_NUM_THREADS": threads or usable_cores(),
     }
-    path = bundle.model(precision)
     try:
         compiled = openvino.Core().compile_model(str(path), "CPU", settings)
     except RuntimeError as error:
@@ -32,4 +38,4 @@ def open_model(bundle: Bundle, backend: str, precision: Precision, threads: int)
         logits: Array = request.infer({0: images}, share_inputs=True)[0].copy()
         return logits
 
-    return Runner(bundle, backend, precision, infer)
+    return infer

@@ -3,36 +3,45 @@
 from __future__ import annotations
 
 import itertools
+from functools import partial
 from typing import get_args
 
 import numpy as np
+import onnx_ir as ir
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from densenet_deploy.export import to_bytes
 from densenet_deploy.recipe import Target
 from densenet_deploy.rewrite import (
+    INT8_RULES,
     RULES,
     RewriteResult,
+    Rule,
+    chain_concat,
+    depthwise_preactivation,
+    equalize_concat,
+    equalize_weights,
     fold_preactivation,
     pool_before_conv,
+    relu_after_pool,
     rewrite,
+    unfold_preactivation,
 )
 from densenet_deploy.rewrite.outcome import Refusal
 from tests.graphs import (
     RANDOM_NETS,
     RandomNet,
-    as_double,
     batchnorm,
     difference,
+    equalizations,
     exported,
     graph,
     normal,
     operators,
     random_densenet,
+    rewrite_exactly,
     run_onnxruntime,
-    run_reference,
     serialized,
 )
 
@@ -41,20 +50,34 @@ BOTH = (pool_before_conv, fold_preactivation)
 
 @settings(max_examples=30, derandomize=True)
 @given(RANDOM_NETS, st.sampled_from(list(itertools.permutations(BOTH))))
-def test_exact_in_any_order(net: RandomNet, rules: tuple[object, ...]) -> None:
-    model = random_densenet(net)
-    images = np.random.default_rng(1).standard_normal((3, net.channels[0], *net.size))
-    wide = as_double(model)
-    expected = run_reference(wide, images)
-    found = run_reference(rewrite(wide, rules).model, images)  # type: ignore[arg-type]
-    assert difference(found, expected) <= 1e-12
-    result = rewrite(model.clone(), rules)  # type: ignore[arg-type]
+def test_exact_in_any_order(net: RandomNet, rules: tuple[Rule, ...]) -> None:
+    result = rewrite_exactly(random_densenet(net), rules, 3, net.channels[0], *net.size)
     pools = net.transitions if net.transition == "after" else 0
     norms = net.layers + net.transitions + 1
     assert result.counts == {"pool_before_conv": pools, "fold_preactivation": norms}
-    single = images.astype(np.float32)
-    found = run_onnxruntime(to_bytes(result.model), single)
-    assert difference(found, run_onnxruntime(model, single)) <= 1e-5
+
+
+def integer_rules(model: ir.Model, seed: int) -> dict[str, tuple[Rule, ...]]:
+    """Every sequence of rules that an INT8 graph may go through, whatever was done before."""
+    equalize = partial(equalize_concat, factors=equalizations(model, seed))
+    rules: dict[str, tuple[Rule, ...]] = {
+        target: (equalize, *INT8_RULES[target]) for target in ("onnxruntime", "tensorrt-rtx")
+    }
+    depthwise = (depthwise_preactivation, chain_concat, relu_after_pool)
+    return rules | {"tensorrt": INT8_RULES["tensorrt"], "depthwise": (equalize, *depthwise)}
+
+
+@settings(max_examples=30, derandomize=True)
+@given(RANDOM_NETS, st.integers(0, 2**32 - 1), st.booleans())
+def test_integer_rules_are_exact_after_a_fold(net: RandomNet, seed: int, folded: bool) -> None:
+    model = random_densenet(net)
+    if folded:
+        model = rewrite(model, (pool_before_conv, fold_preactivation, unfold_preactivation)).model
+    for rules in integer_rules(model, seed).values():
+        result = rewrite_exactly(model, rules, 2, net.channels[0], *net.size)
+        refused = {refusal.rule for refusal in result.refusals}
+        padded = net.transition == "before" or not net.bottleneck
+        assert not refused or padded
 
 
 @settings(max_examples=10, derandomize=True)
@@ -67,14 +90,34 @@ def test_nothing_is_left_to_do(net: RandomNet) -> None:
     assert not again.refusals and serialized(again.model) == before
 
 
-def test_exact_on_an_exported_net() -> None:
+@pytest.mark.parametrize("target", ["onnxruntime", "tensorrt-rtx"])
+def test_exact_on_an_exported_net(target: Target) -> None:
     export = exported("densenet-bc-40-12", fuse=False)
-    images = export.images[:1].astype(np.float64)
-    wide = as_double(export.model)
-    expected = run_reference(wide, images)
-    result = rewrite(wide, BOTH)
-    assert result.counts == {"pool_before_conv": 2, "fold_preactivation": 21}
-    assert difference(run_reference(result.model, images), expected) <= 1e-12
+    before = rewrite(export.model, BOTH)
+    assert before.counts == {"pool_before_conv": 2, "fold_preactivation": 21}
+    model = rewrite(before.model, [unfold_preactivation]).model
+    rules = integer_rules(model, 0)[target]
+    result = rewrite_exactly(model, rules, export.images[:1])
+    assert not result.refusals
+    common = {"equalize_concat": 21, "pool_before_conv": 0}
+    clamp = {"clamp_preactivation": 21, "pool_as_convolution": 2, "chain_concat": 15}
+    slices = {"relu_after_pool": 0, "fold_preactivation": 21, "pool_as_slices": 2}
+    assert result.counts == common | (clamp if target == "onnxruntime" else slices)
+    # fold was exact before, so the whole way from the export is.
+    found = run_onnxruntime(result.model, export.images[:4])
+    assert difference(found, run_onnxruntime(export.model, export.images[:4])) <= 1e-5
+
+
+def test_values_keep_their_names() -> None:
+    export = exported("densenet-bc-40-12", fuse=False)
+    names = {node.outputs[0].name for node in export.model.graph if node.op_type != "Relu"}
+    norms = {name for name in names if name and ".norm" in name}
+    for target, rules in INT8_RULES.items():
+        result = rewrite(export.model, rules)
+        kept = {node.outputs[0].name for node in result.model.graph}
+        pools = {f"features.transition{i}.averagepool" for i in (1, 2)}
+        gone = norms | (pools if target == "tensorrt-rtx" else set())
+        assert names - kept == gone
 
 
 def test_rules_of_each_target() -> None:
@@ -85,6 +128,21 @@ def test_rules_of_each_target() -> None:
         assert result.counts["pool_before_conv"] == 2 and not result.refusals
         norms[target] = operators(result.model).get("BatchNormalization", 0)
     assert norms == {"tensorrt": 0, "tensorrt-rtx": 0, "openvino": 0, "onnxruntime": 21}
+
+
+def test_the_rules_for_int8_leave_no_norm_and_no_pool_to_the_cpu() -> None:
+    assert set(INT8_RULES) == set(get_args(Target))
+    for target in ("onnxruntime", "openvino"):
+        result = rewrite(exported("densenet-bc-40-12", fuse=False).model, INT8_RULES[target])
+        assert not {"BatchNormalization", "AveragePool", "Add", "Mul"} & set(
+            operators(result.model)
+        )
+
+
+def test_a_rule_that_is_bound_and_one_that_is_applied_twice() -> None:
+    model = graph("c = Conv(x, w) r = Relu(c) y = Conv(r, w)", {"w": normal(4, 4, 1, 1)})
+    rule = partial(equalize_weights, factors={"c": np.full(4, 2.0)})
+    assert rewrite(model, [rule, rule]).counts == {"equalize_weights": 2}
 
 
 def test_what_became_unused_is_removed_and_the_order_is_topological() -> None:

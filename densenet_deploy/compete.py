@@ -1,0 +1,283 @@
+"""Runs a suite: makes the graphs, times every side against the others, judges each claim."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from densenet_deploy import environment, interleaved
+from densenet_deploy.choose import find_recipe
+from densenet_deploy.environment import usable_cores
+from densenet_deploy.errors import BackendError
+from densenet_deploy.files import sha256
+from densenet_deploy.interleaved import Entrant, Samples, interleave
+from densenet_deploy.paired import Ratio, Verdict, ratio
+from densenet_deploy.progress import Track, once, silent
+from densenet_deploy.recipe import Recipe, Target
+from densenet_deploy.runtime import why_unavailable
+from densenet_deploy.runtime.runner import Array
+from densenet_deploy.sides import export_plain, make_graph
+from densenet_deploy.source import Source, prepare
+from densenet_deploy.suite import Comparison, GraphKind, Side, Suite
+from densenet_deploy.verify import cosine_similarity
+
+SCHEMA_VERSION = 1
+_IMAGES = 16
+
+
+@dataclass(frozen=True)
+class Timed:
+    """One side at one model and batch size.
+
+    Attributes:
+        model: As the suite names it.
+        batch: Images per request.
+        side: What was timed.
+        graph_sha256: Of the ONNX file.
+        graph_bytes: Its size.
+        cosine: Similarity of its logits to PyTorch's in fp32, on the images that were timed.
+        samples: What it gave.
+    """
+
+    model: str
+    batch: int
+    side: Side
+    graph_sha256: str
+    graph_bytes: int
+    cosine: float
+    samples: Samples
+
+    @property
+    def median_seconds(self) -> float:
+        """Median of all samples."""
+        return float(np.median(self.samples.seconds))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON, raw samples among them."""
+        return {
+            "model": self.model,
+            "batch": self.batch,
+            "side": self.side.name,
+            "graph": self.side.graph,
+            "target": self.side.lowered_for,
+            "backend": self.side.backend,
+            "graph_sha256": self.graph_sha256,
+            "graph_bytes": self.graph_bytes,
+            "cosine": self.cosine,
+            "load_seconds": self.samples.load_seconds,
+            "steady": self.samples.steady,
+            "requests_per_sample": self.samples.requests,
+            "median_seconds": self.median_seconds,
+            "seconds": [round(value, 7) for value in self.samples.seconds],
+        }
+
+
+@dataclass(frozen=True)
+class Judged:
+    """One claim at one model and batch size; its truth value is that its floor does not fail.
+
+    Attributes:
+        claim: What was to be shown.
+        candidate: Its side, as timed.
+        baseline: Likewise.
+        speedup: What was found.
+    """
+
+    claim: Comparison
+    candidate: Timed
+    baseline: Timed
+    speedup: Ratio
+
+    @property
+    def verdict(self) -> Verdict | None:
+        """On the floor; None where there is none."""
+        return None if self.claim.floor is None else self.speedup.verdict(self.claim.floor)
+
+    @property
+    def goal_verdict(self) -> Verdict | None:
+        """On the goal; None where there is none."""
+        return None if self.claim.goal is None else self.speedup.verdict(self.claim.goal)
+
+    def __bool__(self) -> bool:
+        return self.verdict != "fail"
+
+    def summary(self) -> str:
+        """One line for people."""
+        verdict = "" if self.verdict is None else f", floor {self.claim.floor}: {self.verdict}"
+        return (
+            f"{self.candidate.model}, batch {self.candidate.batch}: {self.claim.candidate} over "
+            f"{self.claim.baseline} {self.speedup.summary()}{verdict}"
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return {
+            "model": self.candidate.model,
+            "batch": self.candidate.batch,
+            "candidate": self.claim.candidate,
+            "baseline": self.claim.baseline,
+            "candidate_seconds": self.candidate.median_seconds,
+            "baseline_seconds": self.baseline.median_seconds,
+            "speedup": self.speedup.to_dict(),
+            "floor": self.claim.floor,
+            "verdict": self.verdict,
+            "goal": self.claim.goal,
+            "goal_verdict": self.goal_verdict,
+        }
+
+
+@dataclass(frozen=True)
+class Competition:
+    """Everything one run of a suite found; its truth value is that no floor fails.
+
+    Attributes:
+        suite: What was run.
+        threads: CPU threads of each side.
+        pairs: Rounds.
+        models: Name, description, recipe digest and whether the weights are seeded, of each model.
+        timed: Every side.
+        judged: Every claim.
+    """
+
+    suite: Suite
+    threads: int
+    pairs: int
+    models: tuple[dict[str, Any], ...]
+    timed: tuple[Timed, ...]
+    judged: tuple[Judged, ...]
+
+    def __bool__(self) -> bool:
+        return all(self.judged)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return {
+            "schema_version": SCHEMA_VERSION,
+            "suite": self.suite.to_dict(),
+            "threads": self.threads,
+            "pairs": self.pairs,
+            "passed": bool(self),
+            "method": interleaved.METHOD,
+            "environment": environment.describe(),
+            "models": list(self.models),
+            "comparisons": [record.to_dict() for record in self.judged],
+            "sides": [record.to_dict() for record in self.timed],
+        }
+
+
+def compete(
+    suite: Suite,
+    models: Sequence[str] = (),
+    batch_sizes: Sequence[int] = (),
+    pairs: int = 0,
+    track: Track = silent,
+) -> Competition:
+    """Runs a suite, one model and batch size after another.
+
+    Args:
+        suite: What to time, and the claims.
+        models: Instead of the suite's; for others than its own it claims nothing.
+        batch_sizes: Likewise.
+        pairs: Rounds instead of the suite's; fewer than 20 decide nothing.
+        track: Progress reporter.
+
+    Raises:
+        BackendError: A side cannot run here, or dies.
+        DeployError: Whatever a stage found wrong.
+    """
+    for side in suite.sides:
+        if reason := why_unavailable(side.backend):
+            raise BackendError(f"side {side.name}: {side.backend} cannot run here: {reason}")
+    recipes = {name: find_recipe(name) for name in models or suite.models}  # all, before any runs
+    threads, rounds = suite.threads or usable_cores(), pairs or suite.pairs
+    records: list[dict[str, Any]] = []
+    timed: list[Timed] = []
+    judged: list[Judged] = []
+    for name, recipe in recipes.items():
+        source = prepare(recipe, track)
+        records.append(_describe(name, recipe, source))
+        with tempfile.TemporaryDirectory(prefix="densenet-deploy-") as folder:
+            graphs = _write_graphs(suite, source, recipe, Path(folder), track)
+            for batch in batch_sizes or suite.batch_sizes:
+                claims = suite.comparisons_at(name, batch)
+                used = {side for claim in claims for side in (claim.candidate, claim.baseline)}
+                lot = _Lot(name, batch, [side for side in suite.sides if side.name in used])
+                sides = _time(lot, graphs, source, threads, rounds, track)
+                timed += sides.values()
+                judged += [_judge(claim, sides) for claim in claims]
+    return Competition(suite, threads, rounds, tuple(records), tuple(timed), tuple(judged))
+
+
+def _describe(name: str, recipe: Recipe, source: Source) -> dict[str, Any]:
+    return {
+        "name": name,
+        "description": recipe.description,
+        "recipe_digest": recipe.digest,
+        "speed_only": source.speed_only,
+    }
+
+
+def _write_graphs(
+    suite: Suite, source: Source, recipe: Recipe, folder: Path, track: Track
+) -> dict[str, Path]:
+    """The ONNX file of each side, by its name; sides of the same graph share one."""
+    plain = once(track, f"Exporting {recipe.name}", lambda: export_plain(source))
+    pixels = source.calibration.pixels[: recipe.quantize.images]
+    calibration = source.preprocessing.normalise(pixels)
+    keys = {side.name: (side.graph, side.lowered_for) for side in suite.sides}
+    paths: dict[tuple[GraphKind, Target | None], Path] = {}
+    for kind, target in track(dict.fromkeys(keys.values()), f"Making graphs of {recipe.name}"):
+        path = folder / "-".join(filter(None, (kind, target, "graph.onnx")))
+        path.write_bytes(make_graph(kind, target, plain, calibration, recipe.quantize))
+        paths[kind, target] = path
+    return {name: paths[key] for name, key in keys.items()}
+
+
+@dataclass(frozen=True)
+class _Lot:
+    """Sides that are timed against each other."""
+
+    model: str
+    batch: int
+    sides: list[Side]
+
+
+def _time(
+    lot: _Lot, graphs: dict[str, Path], source: Source, threads: int, rounds: int, track: Track
+) -> dict[str, Timed]:
+    """Every side of a lot as timed, by its name."""
+    images = source.preprocessing.normalise(source.test.pixels[:_IMAGES])
+    reference = _reference(source, images)
+    title = f"{lot.model}, batch {lot.batch}"
+    entrants = [Entrant(side.name, graphs[side.name], side.backend) for side in lot.sides]
+    samples = interleave(entrants, images, lot.batch, threads, rounds, track, title)
+    return {
+        side.name: Timed(
+            model=lot.model,
+            batch=lot.batch,
+            side=side,
+            graph_sha256=sha256(graphs[side.name]),
+            graph_bytes=graphs[side.name].stat().st_size,
+            cosine=cosine_similarity(reference, given.logits),
+            samples=given,
+        )
+        for side, given in zip(lot.sides, samples, strict=True)
+    }
+
+
+@torch.inference_mode()
+def _reference(source: Source, images: Array) -> Array:
+    logits: Array = source.model(torch.from_numpy(images)).numpy()
+    return logits
+
+
+def _judge(claim: Comparison, sides: dict[str, Timed]) -> Judged:
+    candidate, baseline = sides[claim.candidate], sides[claim.baseline]
+    speedup = ratio(baseline.samples.seconds, candidate.samples.seconds)
+    return Judged(claim, candidate, baseline, speedup)

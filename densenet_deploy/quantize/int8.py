@@ -1,0 +1,222 @@
+"""From an fp32 graph to INT8 for a target: rewrites, where scales sit, and what they are.
+
+Equalization comes first, while BatchNormalization still shows what reads a block's channels; then
+the target's rewrites; then scales, layer by layer in the order of the graph.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+from onnx_ir.passes.common import RemoveUnusedNodesPass
+
+from densenet_deploy.errors import GraphError
+from densenet_deploy.progress import Track, silent
+from densenet_deploy.quantize.blocks import dense_blocks
+from densenet_deploy.quantize.calibrate import Observation, observe
+from densenet_deploy.quantize.dialect import DIALECTS, Dialect, Scale, activation_scale
+from densenet_deploy.quantize.half import to_half
+from densenet_deploy.quantize.integer import compute_in_integers, selected_scale
+from densenet_deploy.quantize.plan import BlockPlan, plan_block
+from densenet_deploy.quantize.qdq import add_pair, quantize_weight, scale_of, set_parameters
+from densenet_deploy.quantize.ranges import channel_ranges, tensor_range
+from densenet_deploy.recipe import QuantizeConfig, Target
+from densenet_deploy.rewrite import INT8_RULES, rewrite
+from densenet_deploy.rewrite.equalize_concat import equalize_concat
+from densenet_deploy.rewrite.graph import constant
+from densenet_deploy.rewrite.unfold_preactivation import unfold_preactivation
+
+Array = NDArray[np.float64]
+Images = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Int8Result:
+    """A quantized graph, and what was done to get there.
+
+    Attributes:
+        model: The graph.
+        reference: The same graph before quantization, rewritten and in fp32.
+        rewrites: Applications of each rewrite, by name.
+        blocks: What the policy made of each dense block.
+        quantized: Names of the quantized convolutions.
+    """
+
+    model: ir.Model
+    reference: ir.Model
+    rewrites: dict[str, int]
+    blocks: tuple[BlockPlan, ...]
+    quantized: tuple[str, ...]
+
+
+def to_int8(
+    model: ir.Model,
+    config: QuantizeConfig,
+    target: Target,
+    images: Images,
+    track: Track = silent,
+) -> Int8Result:
+    """Quantizes the convolutions of an fp32 graph, in place, for a target.
+
+    Args:
+        model: The graph, rewritten for float or not.
+        config: Policy and calibration.
+        target: What it will run on.
+        images: Normalised calibration images (N, C, H, W).
+        track: Progress reporter.
+
+    Raises:
+        GraphError: There is no convolution to quantize, or `keep_float` names an unknown one.
+    """
+    dialect = DIALECTS[target]
+    if config.weights:
+        dialect = replace(dialect, weights=config.weights)
+    look = _Calibration(config, images, track)
+    rewrites = rewrite(model, (unfold_preactivation,)).counts
+    plans = _plan_blocks(model, config, dialect, look)
+    factors = {name: item for plan in plans for name, item in plan.factors.items()}
+    if factors:
+        rewrites |= rewrite(model, (partial(equalize_concat, factors=factors),)).counts
+    rewrites |= rewrite(model, INT8_RULES[target]).counts
+    reference, graph = model.clone(), model.graph
+    chosen = _chosen(graph, config.keep_float)
+    observed = look.inputs_of(reference, [_key(node) for node in chosen])
+    for plan in plans:
+        _add_block_scales(graph, plan.covered, dialect)
+    if dialect.integers:
+        compute_in_integers(graph)
+    for node in chosen:
+        if scale_of(node.inputs[0]) is None:
+            scale = selected_scale(node.inputs[0])
+            if scale is None:
+                scale = activation_scale(*look.tensor_range(observed[_key(node)]), dialect)
+            _add_input_scale(graph, node, scale, chosen)
+        mean = observed[_key(node)].mean if config.bias_correction else None
+        _quantize_parameters(graph, node, mean, dialect)
+    RemoveUnusedNodesPass()(model)
+    if dialect.half:
+        to_half(model)
+    quantized = tuple(node.name or _key(node) for node in chosen)
+    return Int8Result(model, reference, rewrites, tuple(plans), quantized)
+
+
+class _Calibration:
+    """Observes graphs on the same images, as configured."""
+
+    def __init__(self, config: QuantizeConfig, images: Images, track: Track) -> None:
+        self._config, self._images, self._track = config, images, track
+
+    def observe(self, model: ir.Model, names: Iterable[str]) -> dict[str, Observation]:
+        histograms = self._config.method != "minmax"
+        batch_size = self._config.batch_size
+        return observe(model, list(names), self._images, batch_size, histograms, self._track)
+
+    def inputs_of(self, model: ir.Model, outputs: Iterable[str]) -> dict[str, Observation]:
+        """Observations of what the convolutions with these outputs read, by output."""
+        convolutions = {_key(node): node for node in model.graph if node.op_type == "Conv"}
+        read = {output: convolutions[output].inputs[0].name for output in outputs}  # type: ignore[union-attr]
+        seen = self.observe(model, [name for name in read.values() if name])
+        return {output: seen[name] for output, name in read.items() if name}
+
+    def channel_ranges(self, seen: Observation) -> tuple[Array, Array]:
+        return channel_ranges(seen, self._config.method, self._config.percentile)
+
+    def tensor_range(self, seen: Observation) -> tuple[float, float]:
+        return tensor_range(seen, self._config.method, self._config.percentile)
+
+
+def _key(node: ir.Node) -> str:
+    """The name of a node's output: unique, which its own need not be."""
+    assert node.outputs[0].name is not None
+    return node.outputs[0].name
+
+
+def _plan_blocks(
+    model: ir.Model, config: QuantizeConfig, dialect: Dialect, look: _Calibration
+) -> list[BlockPlan]:
+    policy = config.policy
+    if policy == "after-bn-relu":
+        return []
+    assert policy != "auto"
+    blocks = dense_blocks(model.graph)
+    seen = look.observe(model, [written.name for block in blocks for written in block.written])
+    ranges = {name: look.channel_ranges(observation) for name, observation in seen.items()}
+    return [plan_block(block, ranges, policy, dialect.signed) for block in blocks]
+
+
+def _chosen(graph: ir.Graph, keep_float: tuple[str, ...]) -> list[ir.Node]:
+    """Convolutions to quantize, in order."""
+    nodes = [n for n in graph if n.op_type == "Conv" and constant(n.inputs[1]) is not None]
+    kept = {part: [n for n in nodes if f"{n.name}.".startswith(f"{part}.")] for part in keep_float}
+    unknown = [part for part, found in kept.items() if not found]
+    if unknown:
+        raise GraphError(
+            f"keep_float names {unknown[0]!r}, which holds no convolution",
+            expected="the name of a convolution, or of a module around one",
+        )
+    left = [n for n in nodes if not any(n in found for found in kept.values())]
+    if not left:
+        raise GraphError("the graph has no convolution with constant weights to quantize")
+    return left
+
+
+def _add_block_scales(
+    graph: ir.Graph, covered: Mapping[str, tuple[float, float]], dialect: Dialect
+) -> None:
+    values = {output.name: output for node in graph for output in node.outputs}
+    for name, (low, high) in covered.items():
+        value = values[name]
+        if dialect.integers:  # a MaxPool selects among integers as well
+            value = _before_max_pool(value)
+        scale = activation_scale(low, high, dialect)
+        add_pair(graph, value, scale, [(use.node, use.idx) for use in value.uses()])
+
+
+def _before_max_pool(value: ir.Value) -> ir.Value:
+    producer = value.producer()
+    while producer is not None and producer.op_type == "MaxPool":
+        assert producer.inputs[0] is not None
+        value = producer.inputs[0]
+        producer = value.producer()
+    return value
+
+
+def _add_input_scale(
+    graph: ir.Graph, node: ir.Node, scale: Scale, convolutions: Sequence[ir.Node]
+) -> None:
+    """Quantizes what a convolution reads, for it and for the other convolutions that read it."""
+    data = node.inputs[0]
+    assert data is not None
+    readers = [(use.node, use.idx) for use in data.uses() if use.node in convolutions]
+    add_pair(graph, data, scale, readers)
+
+
+def _quantize_parameters(
+    graph: ir.Graph, node: ir.Node, mean: Array | None, dialect: Dialect
+) -> None:
+    weight = constant(node.inputs[1])
+    assert weight is not None
+    given = constant(node.inputs[2]) if len(node.inputs) > 2 else None
+    bias = np.zeros(len(weight)) if given is None else given.astype(np.float64)
+    quantized = quantize_weight(weight, dialect)
+    if mean is not None:
+        bias += _mean_error(weight - quantized.dequantized(), mean)
+    set_parameters(graph, node, quantized, bias, dialect)
+
+
+def _mean_error(error: Array, mean: Array) -> Array:
+    """(O,) what a weight error (O, I / groups, ...) adds to the mean output, away from borders.
+
+    Bias correction after Nagel et al., "Data-free quantization through weight equalization and
+    bias correction", ICCV 2019, section 4.2, with the observed means.
+    """
+    summed = error.reshape(*error.shape[:2], -1).sum(axis=2)
+    groups = len(mean) // summed.shape[1]
+    by_group = summed.reshape(groups, -1, summed.shape[1])
+    found: Array = np.einsum("goi,gi->go", by_group, mean.reshape(groups, -1)).ravel()
+    return found

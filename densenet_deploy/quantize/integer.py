@@ -1,0 +1,71 @@
+"""Moves DequantizeLinear behind operators that work on integers as well as on what they stand for.
+
+Concat, MaxPool, Max and Min only select values, so with one scale on all inputs
+
+    op(dequantize(a), dequantize(b)) = dequantize(op(a, b)).
+
+A constant operand of Max or Min is rounded to the scale's grid. What a dense block writes, gathers
+and clamps then stays uint8 from one convolution to the next.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx_ir as ir
+
+from densenet_deploy.quantize.dialect import Scale
+from densenet_deploy.quantize.qdq import describe, scale_of
+from densenet_deploy.rewrite.graph import add_initializer, constant
+
+_SELECTING = ("Concat", "MaxPool", "Max", "Min")
+
+
+def compute_in_integers(graph: ir.Graph) -> None:
+    """Moves every DequantizeLinear as far down as it goes."""
+    for node in list(graph):
+        if node.op_type in _SELECTING:
+            scale = _common_scale(node)
+            if scale is not None:
+                _move_behind(graph, node, scale)
+
+
+def selected_scale(value: ir.Value | None) -> Scale | None:
+    """The one scale of the integers that a value is selected from; None where there is none."""
+    node = None if value is None else value.producer()
+    if node is None or node.op_type not in _SELECTING:
+        return scale_of(value)
+    scales = [selected_scale(operand) for operand in node.inputs if constant(operand) is None]
+    return scales[0] if scales and all(scale == scales[0] for scale in scales) else None
+
+
+def _common_scale(node: ir.Node) -> Scale | None:
+    scales = [scale_of(value) for value in node.inputs if constant(value) is None]
+    first = scales[0] if scales else None
+    return first if first is not None and all(scale == first for scale in scales) else None
+
+
+def _move_behind(graph: ir.Graph, node: ir.Node, scale: Scale) -> None:
+    output = node.outputs[0]
+    readers = list(output.uses())
+    parameters: list[ir.Value | None] = []
+    for index, value in enumerate(node.inputs):
+        limit = constant(value)
+        if limit is not None:
+            low, high = scale.levels
+            levels = np.clip(np.rint(limit / scale.scale) + scale.zero_point, low, high)
+            name = f"{output.name}.limit"
+            integers = levels.astype(scale.zero_point.dtype)
+            node.replace_input_with(index, add_initializer(graph, name, integers))
+            continue
+        assert value is not None
+        dequantize = value.producer()
+        assert dequantize is not None
+        parameters = list(dequantize.inputs[1:])
+        node.replace_input_with(index, dequantize.inputs[0])
+    integer = ir.DataType.UINT8 if scale.levels[0] == 0 else ir.DataType.INT8
+    after = ir.node("DequantizeLinear", [output, *parameters], name=f"{output.name}.dq")
+    describe(after, ir.DataType.FLOAT, output.shape)
+    output.dtype = integer
+    graph.insert_after(node, after)
+    for reader, index in readers:
+        reader.replace_input_with(index, after.outputs[0])

@@ -1,0 +1,96 @@
+"""From what calibration observed to the range that 8 bits shall cover.
+
+`minmax` covers everything; `percentile` leaves the rarest values outside; `mse` minimises the
+expected square of rounding plus saturation; `entropy` minimises the KL divergence between the
+histogram and its 8-bit version (Migacz, "8-bit inference with TensorRT", GTC 2017). The last two
+shrink both ends of the observed range by one factor.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from densenet_deploy.quantize.calibrate import BINS, Observation
+from densenet_deploy.recipe import CalibrationMethod
+
+Array = NDArray[np.float64]
+Cost = Callable[[Array, Array, float, float], float]
+
+_SHRINK = np.linspace(1.0, 0.25, 61)
+_LEVELS = 256
+
+
+def channel_ranges(
+    observation: Observation, method: CalibrationMethod, percentile: float
+) -> tuple[Array, Array]:
+    """(low, high), each (C,), of every channel.
+
+    Args:
+        observation: With histograms, unless the method is `minmax`.
+        method: How much of the observed values to cover.
+        percentile: For the method of that name: the share of values, in percent, below the upper
+            end and above the lower end.
+    """
+    if method == "minmax":
+        return observation.low, observation.high
+    assert observation.counts is not None
+    if method == "percentile":
+        return _percentiles(observation, percentile / 100)
+    cost = _square_error if method == "mse" else _divergence
+    rows = zip(observation.counts, observation.centers(), strict=True)
+    ends = zip(observation.low, observation.high, strict=True)
+    factors = np.array(
+        [_best_factor(cost, counts, centers, *end) for (counts, centers), end in zip(rows, ends)]
+    )
+    return observation.low * factors, observation.high * factors
+
+
+def tensor_range(
+    observation: Observation, method: CalibrationMethod, percentile: float
+) -> tuple[float, float]:
+    """(low, high) of the tensor as a whole."""
+    low, high = channel_ranges(observation.merged(), method, percentile)
+    return float(low[0]), float(high[0])
+
+
+def _percentiles(observation: Observation, share: float) -> tuple[Array, Array]:
+    assert observation.counts is not None
+    below = np.cumsum(observation.counts, axis=1) / observation.counts.sum(axis=1, keepdims=True)
+    step = (observation.high - observation.low) / BINS
+    first = (below <= 1 - share).sum(axis=1)
+    last = (below < share).sum(axis=1) + 1
+    return observation.low + first * step, observation.low + last * step
+
+
+def _best_factor(cost: Cost, counts: Array, centers: Array, low: float, high: float) -> float:
+    costs = [cost(counts, centers, low * factor, high * factor) for factor in _SHRINK]
+    return float(_SHRINK[int(np.argmin(costs))])
+
+
+def _square_error(counts: Array, centers: Array, low: float, high: float) -> float:
+    inside = (centers >= low) & (centers <= high)
+    rounding = ((high - low) / (_LEVELS - 1)) ** 2 / 12
+    saturation = (centers - np.clip(centers, low, high)) ** 2
+    return float((counts * np.where(inside, rounding, saturation)).sum())
+
+
+def _divergence(counts: Array, centers: Array, low: float, high: float) -> float:
+    """KL divergence of the clipped histogram from its version on 256 levels."""
+    inside = np.flatnonzero((centers >= low) & (centers <= high))
+    if len(inside) == 0 or not counts.any():
+        return np.inf
+    kept = counts[inside].astype(np.float64)
+    clipped = kept.copy()  # what lies outside is counted at the ends
+    clipped[0] += counts[: inside[0]].sum()
+    clipped[-1] += counts[inside[-1] + 1 :].sum()
+    level = np.arange(len(kept)) * _LEVELS // len(kept)
+    occupied = clipped > 0
+    sums = np.bincount(level, kept, _LEVELS)
+    bins = np.bincount(level, occupied, _LEVELS)
+    spread = np.where(occupied, (sums / np.maximum(bins, 1))[level], 0.0)
+    p = clipped / clipped.sum()
+    q = np.maximum(spread / max(spread.sum(), 1.0), 1e-12)
+    return float((p[occupied] * np.log(p[occupied] / q[occupied])).sum())

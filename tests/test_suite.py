@@ -1,0 +1,146 @@
+"""Suites: what a file may say, what is refused, and the shipped ones."""
+
+from __future__ import annotations
+
+import copy
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from densenet_deploy import suite as suites
+from densenet_deploy.choose import find_recipe
+from densenet_deploy.errors import RecipeError
+from densenet_deploy.suite import Comparison, Side, Suite, load_suite
+
+SUITE = """
+name = "small"
+models = ["densenet-bc-10-4", "densenet-bc-16-4"]
+batch_sizes = [1, 2]
+
+[[sides]]
+name = "before"
+graph = "plain"
+backend = "onnxruntime"
+
+[[sides]]
+name = "after"
+graph = "fp32"
+backend = "openvino"
+
+[[comparisons]]
+candidate = "after"
+baseline = "before"
+batch_sizes = [2]
+floor = 1
+goal = 1.5
+
+[[comparisons]]
+candidate = "before"
+baseline = "after"
+models = ["densenet-bc-16-4"]
+"""
+SHIPPED = sorted(path.stem for path in suites.suite_folder().glob("*.toml"))
+
+
+def parse(tmp_path: Path, text: str) -> Suite:
+    path = tmp_path / "small.toml"
+    path.write_text(text, encoding="utf-8")
+    return load_suite(str(path))
+
+
+def test_a_file_becomes_a_suite(tmp_path: Path) -> None:
+    found = parse(tmp_path, SUITE)
+    assert found.sides == (
+        Side("before", "plain", "onnxruntime"),
+        Side("after", "fp32", "openvino"),
+    )
+    assert (found.pairs, found.threads, found.description) == (24, 0, "")
+    claim = found.comparisons[0]
+    assert (claim.floor, claim.goal, claim.batch_sizes) == (1.0, 1.5, (2,))
+    assert found.to_dict()["comparisons"][0]["candidate"] == "after"
+
+
+def test_only_lowered_graphs_have_a_target() -> None:
+    assert Side("a", "plain", "onnxruntime").lowered_for is None
+    assert Side("a", "quantize-static", "onnxruntime").lowered_for is None
+    assert Side("a", "int8", "openvino").lowered_for == "openvino"
+    assert Side("a", "fp32", "openvino", "tensorrt").lowered_for == "tensorrt"
+
+
+def test_claims_are_made_where_the_file_says(tmp_path: Path) -> None:
+    found = parse(tmp_path, SUITE)
+    first, second = found.comparisons
+    assert found.comparisons_at("densenet-bc-10-4", 1) == ()
+    assert found.comparisons_at("densenet-bc-10-4", 2) == (first,)
+    assert found.comparisons_at("densenet-bc-16-4", 1) == (second,)
+    assert found.comparisons_at("densenet-bc-16-4", 2) == (first, second)
+    anywhere = (Comparison("after", "before"), Comparison("before", "after"))
+    assert found.comparisons_at("densenet121", 2) == anywhere  # without floors
+    assert found.comparisons_at("densenet-bc-10-4", 64) == anywhere
+
+
+def change(*place: Any, value: Any) -> dict[str, Any]:
+    """The small suite with another value at a place."""
+    table: dict[str, Any] = copy.deepcopy(tomllib.loads(SUITE))
+    inner: Any = table
+    for step in place[:-1]:
+        inner = inner[step]
+    inner[place[-1]] = value
+    return table
+
+
+@pytest.mark.parametrize(
+    "table, message",
+    [
+        (change("side", value=1), "unknown key 'side' in the file (did you mean 'sides'?)"),
+        (change("sides", 1, "graph", value="int4"), "sides[1] graph is 'int4', expected one of: "),
+        (change("sides", 1, "backend", value="pytorch"), "expected one of: onnxruntime, openvino"),
+        (change("sides", 0, "target", value="openvino"), "a plain graph is made for no target"),
+        (change("sides", 0, "name", value="after"), "two sides are called 'after'"),
+        (change("sides", 0, "name", value="now"), "names side 'before'; there are: now, after"),
+        (change("comparisons", 0, "candidate", value="before"), "compared with itself"),
+        (change("comparisons", 0, "floor", value="2"), "comparisons[0] floor is '2', expected a n"),
+        (change("comparisons", 0, "floor", value=-1), "floor and goal must be positive"),
+        (change("comparisons", 0, "floor", value=0), "floor and goal must be positive"),
+        (change("comparisons", 0, "batch_sizes", value=[3]), "names batch size 3; there are: 1, 2"),
+        (change("comparisons", 1, "models", value=["x"]), "a comparison names model 'x'"),
+        (change("comparisons", value=[]), "side 'before' is in no comparison"),
+        (change("pairs", value=19), "pairs at least 20"),
+        (change("threads", value=-1), "threads must not be negative"),
+        (change("models", value=[]), "models must not be empty"),
+        (change("batch_sizes", value=[0]), "batch_sizes must be positive"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_what_does_not_fit_is_refused(
+    table: dict[str, Any], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "small.toml"
+    monkeypatch.setattr(suites.schema, "load_table", lambda *_: (table, path))
+    with pytest.raises(RecipeError) as caught:
+        load_suite("small")
+    assert message in str(caught.value)
+    assert str(caught.value).startswith("small.toml: ")
+
+
+def test_a_file_that_is_not_there_or_not_toml(tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match=r"no suite 'nothing'; expected .* one of: .*int8-cpu"):
+        load_suite("nothing")
+    with pytest.raises(RecipeError, match="is not valid TOML"):
+        parse(tmp_path, "name = ")
+
+
+def test_the_package_ships_suites() -> None:
+    assert SHIPPED == ["fp32-cpu", "int8-cpu", "int8-family"]
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_shipped_suites_can_run(name: str) -> None:
+    found = load_suite(name)
+    assert found.name == name and found.description
+    for model in found.models:
+        assert find_recipe(model).model.weights == ""
+        for batch in found.batch_sizes:
+            assert found.comparisons_at(model, batch)
