@@ -56,7 +56,7 @@ def make_graph(
     assert target is not None
     lowered = rewrite(from_bytes(plain, "the plain export"), RULES[target]).model
     if kind == "int8":
-        lowered = quantize(lowered, "int8", config, calibration)
+        lowered = quantize(lowered, "int8", config, calibration, target=target)
     return to_bytes(lowered)
 
 

@@ -44,7 +44,8 @@ def suite(
     ] = None,
     batch: Annotated[str, typer.Option("--batch", help="Only these sizes, such as 1,8.")] = "",
     pairs: Annotated[
-        int, typer.Option("--pairs", min=0, help="Rounds (default: the suite's).")
+        int,
+        typer.Option("--pairs", min=0, help="Rounds (default: the suite's).", show_default=False),
     ] = 0,
     out: Annotated[
         Path | None,

@@ -8,16 +8,17 @@ and saturation there costs nothing. That is the useful range.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from densenet_deploy.rewrite.graph import channels_of, joins_channels, only_reader
+from densenet_deploy.rewrite.graph import channels_of, constant, joins_channels, only_reader
 from densenet_deploy.rewrite.outcome import Refused
 from densenet_deploy.rewrite.preactivation import affine
+from densenet_deploy.rewrite.weights import replace_constant
 
 Array = NDArray[np.float64]
 
@@ -159,3 +160,31 @@ def _is_rectified(value: ir.Value) -> bool:
         value = producer.inputs[0]  # type: ignore[assignment]
         producer = value.producer()
     return producer is not None and producer.op_type == "Relu"
+
+
+def silence_unreachable(graph: ir.Graph, covered: Mapping[str, tuple[float, float]]) -> None:
+    """Zeroes the channels of readers whose threshold lies beyond what the scales can represent.
+
+    Saturated integers never cross such a threshold, so the ReLU gives 0; a threshold that is
+    clipped to the last integer instead would leave a remainder.
+
+    Args:
+        graph: Changed in place.
+        covered: (low, high) that the scale of each written value covers, by name.
+    """
+    for block in dense_blocks(graph):
+        for written in block.written:
+            low, high = covered[written.name]
+            for reader in written.readers:
+                beyond = (reader.scale > 0) & (reader.threshold > high)
+                beyond |= (reader.scale < 0) & (reader.threshold < low)
+                if reader.rectifies and beyond.any():
+                    _zero(graph, reader, beyond)
+
+
+def _zero(graph: ir.Graph, reader: Reader, where: NDArray[np.bool_]) -> None:
+    channels = np.arange(reader.offset, reader.offset + len(where))[where]
+    for index in (1, 2):  # scale and shift
+        parameter = np.array(constant(reader.norm.inputs[index]))
+        parameter[channels] = 0
+        replace_constant(graph, reader.norm, index, parameter, ".reached")

@@ -17,16 +17,16 @@ from onnx_ir.passes.common import RemoveUnusedNodesPass
 
 from densenet_deploy.errors import GraphError
 from densenet_deploy.progress import Track, silent
-from densenet_deploy.quantize.blocks import dense_blocks
+from densenet_deploy.quantize.blocks import dense_blocks, silence_unreachable
 from densenet_deploy.quantize.calibrate import Observation, observe
 from densenet_deploy.quantize.dialect import DIALECTS, Dialect, Scale, activation_scale
 from densenet_deploy.quantize.half import to_half
-from densenet_deploy.quantize.integer import compute_in_integers, selected_scale
+from densenet_deploy.quantize.integer import compute_in_integers, round_limits, selected_scale
 from densenet_deploy.quantize.plan import BlockPlan, plan_block
 from densenet_deploy.quantize.qdq import add_pair, quantize_weight, scale_of, set_parameters
 from densenet_deploy.quantize.ranges import channel_ranges, tensor_range
 from densenet_deploy.recipe import QuantizeConfig, Target
-from densenet_deploy.rewrite import INT8_RULES, rewrite
+from densenet_deploy.rewrite import INT8_RULES, RULES, RewriteResult, rewrite
 from densenet_deploy.rewrite.equalize_concat import equalize_concat
 from densenet_deploy.rewrite.graph import constant
 from densenet_deploy.rewrite.unfold_preactivation import unfold_preactivation
@@ -42,14 +42,14 @@ class Int8Result:
     Attributes:
         model: The graph.
         reference: The same graph before quantization, rewritten and in fp32.
-        rewrites: Applications of each rewrite, by name.
+        steps: What the rewrites did: unfolding, equalization, lowering.
         blocks: What the policy made of each dense block.
         quantized: Names of the quantized convolutions.
     """
 
     model: ir.Model
     reference: ir.Model
-    rewrites: dict[str, int]
+    steps: tuple[RewriteResult, ...]
     blocks: tuple[BlockPlan, ...]
     quantized: tuple[str, ...]
 
@@ -77,17 +77,19 @@ def to_int8(
     if config.weights:
         dialect = replace(dialect, weights=config.weights)
     look = _Calibration(config, images, track)
-    rewrites = rewrite(model, (unfold_preactivation,)).counts
+    steps = [rewrite(model, (unfold_preactivation,))]
     plans = _plan_blocks(model, config, dialect, look)
-    factors = {name: item for plan in plans for name, item in plan.factors.items()}
-    if factors:
-        rewrites |= rewrite(model, (partial(equalize_concat, factors=factors),)).counts
-    rewrites |= rewrite(model, INT8_RULES[target]).counts
+    if plans:
+        factors = {name: item for plan in plans for name, item in plan.factors.items()}
+        steps.append(rewrite(model, (partial(equalize_concat, factors=factors),)))
+        silence_unreachable(model.graph, {k: v for plan in plans for k, v in plan.covered.items()})
+    steps.append(rewrite(model, (INT8_RULES if plans else RULES)[target]))
     reference, graph = model.clone(), model.graph
     chosen = _chosen(graph, config.keep_float)
     observed = look.inputs_of(reference, [_key(node) for node in chosen])
     for plan in plans:
         _add_block_scales(graph, plan.covered, dialect)
+    round_limits(graph)
     if dialect.integers:
         compute_in_integers(graph)
     for node in chosen:
@@ -102,7 +104,7 @@ def to_int8(
     if dialect.half:
         to_half(model)
     quantized = tuple(node.name or _key(node) for node in chosen)
-    return Int8Result(model, reference, rewrites, tuple(plans), quantized)
+    return Int8Result(model, reference, tuple(steps), tuple(plans), quantized)
 
 
 class _Calibration:

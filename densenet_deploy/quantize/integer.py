@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import numpy as np
 import onnx_ir as ir
+from numpy.typing import NDArray
 
 from densenet_deploy.quantize.dialect import Scale
 from densenet_deploy.quantize.qdq import describe, scale_of
@@ -27,6 +28,24 @@ def compute_in_integers(graph: ir.Graph) -> None:
             scale = _common_scale(node)
             if scale is not None:
                 _move_behind(graph, node, scale)
+
+
+def round_limits(graph: ir.Graph) -> None:
+    """Rounds the constants that quantized values are compared with to the values' own grid.
+
+    What Max and Min select is then on the grid too, so quantizing it again changes nothing.
+    """
+    for node in graph:
+        if node.op_type not in ("Max", "Min"):
+            continue
+        scale = selected_scale(node.outputs[0])
+        for index, value in enumerate(node.inputs):
+            limit = constant(value)
+            if scale is not None and limit is not None:
+                rounded = (_levels(limit, scale).astype(np.float64) - scale.zero_point) * scale.scale
+                name = f"{node.outputs[0].name}.limit"
+                new = add_initializer(graph, name, rounded.astype(np.float32))
+                node.replace_input_with(index, new)
 
 
 def selected_scale(value: ir.Value | None) -> Scale | None:
@@ -51,11 +70,8 @@ def _move_behind(graph: ir.Graph, node: ir.Node, scale: Scale) -> None:
     for index, value in enumerate(node.inputs):
         limit = constant(value)
         if limit is not None:
-            low, high = scale.levels
-            levels = np.clip(np.rint(limit / scale.scale) + scale.zero_point, low, high)
-            name = f"{output.name}.limit"
-            integers = levels.astype(scale.zero_point.dtype)
-            node.replace_input_with(index, add_initializer(graph, name, integers))
+            name = f"{output.name}.level"
+            node.replace_input_with(index, add_initializer(graph, name, _levels(limit, scale)))
             continue
         assert value is not None
         dequantize = value.producer()
@@ -69,3 +85,9 @@ def _move_behind(graph: ir.Graph, node: ir.Node, scale: Scale) -> None:
     graph.insert_after(node, after)
     for reader, index in readers:
         reader.replace_input_with(index, after.outputs[0])
+
+
+def _levels(limit: NDArray[np.float32], scale: Scale) -> NDArray[np.generic]:
+    low, high = scale.levels
+    levels = np.rint(limit / np.float64(scale.scale)) + int(scale.zero_point)
+    return np.clip(levels, low, high).astype(scale.zero_point.dtype)

@@ -32,7 +32,6 @@ from densenet_deploy.rewrite.chain_concat import chain_concat
 from densenet_deploy.rewrite.clamp_preactivation import clamp_preactivation
 from densenet_deploy.rewrite.depthwise_preactivation import depthwise_preactivation
 from densenet_deploy.rewrite.equalize_concat import Equalization, equalize_concat
-from densenet_deploy.rewrite.equalize_weights import equalize_weights
 from densenet_deploy.rewrite.fold_preactivation import fold_preactivation
 from densenet_deploy.rewrite.outcome import Outcome, Refusal
 from densenet_deploy.rewrite.pool_as_convolution import pool_as_convolution
@@ -53,7 +52,6 @@ __all__ = [
     "clamp_preactivation",
     "depthwise_preactivation",
     "equalize_concat",
-    "equalize_weights",
     "fold_preactivation",
     "pool_as_convolution",
     "pool_as_slices",
@@ -72,11 +70,23 @@ RULES: dict[Target, tuple[Rule, ...]] = {
     "openvino": (pool_before_conv, fold_preactivation),
 }
 
-# A preactivation folds into the weight behind a pool only while the pool is one node.
-_INTEGER = (pool_before_conv, clamp_preactivation, pool_as_convolution, chain_concat)
+# The forms of a pre-activation in order of preference; a pool is still one node behind them.
+_INTEGER: tuple[Rule, ...] = (
+    pool_before_conv,
+    clamp_preactivation,
+    depthwise_preactivation,
+    pool_as_convolution,
+    chain_concat,
+)
+_SIGNED: tuple[Rule, ...] = (
+    pool_before_conv,
+    relu_after_pool,
+    clamp_preactivation,
+    fold_preactivation,
+)
 INT8_RULES: dict[Target, tuple[Rule, ...]] = {
-    "tensorrt": (pool_before_conv, relu_after_pool, fold_preactivation),
-    "tensorrt-rtx": (pool_before_conv, relu_after_pool, fold_preactivation, pool_as_slices),
+    "tensorrt": _SIGNED,
+    "tensorrt-rtx": (*_SIGNED, pool_as_slices),
     "onnxruntime": _INTEGER,
     "openvino": _INTEGER,
 }
