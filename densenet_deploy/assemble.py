@@ -20,10 +20,11 @@ from densenet_deploy.bundle import SCHEMA_VERSION, EngineRecord, Manifest, Tenso
 from densenet_deploy.data import ImageSet
 from densenet_deploy.export import BATCH, INPUT, OUTPUT, export_onnx, to_bytes
 from densenet_deploy.progress import Track, once, silent
-from densenet_deploy.quantize import check_calibration, quantize
-from densenet_deploy.recipe import Precision, Recipe
-from densenet_deploy.rewrite import RewriteResult
+from densenet_deploy.quantize import check_calibration, quantize, to_int8
+from densenet_deploy.recipe import Precision, QuantizeConfig, Recipe, Target
+from densenet_deploy.rewrite import RULES, RewriteResult, rewrite
 from densenet_deploy.source import Source
+from densenet_deploy.tune import choose_policy
 
 _GOLDEN_IMAGES = 4
 _SAMPLE_IMAGES = 16
@@ -43,12 +44,18 @@ def write_models(
     """
     if "int8" in recipe.precisions:  # known before the export, which takes a while
         check_calibration(recipe.quantize, len(source.calibration))
-    exported = once(track, "Exporting to ONNX", lambda: _export(source, recipe))
-    models: dict[str, str] = {}
-    for precision in track(recipe.precisions, "Quantizing graphs"):
-        models[precision] = f"{precision}.onnx"
-        graph = _quantized(exported, precision, source, recipe)
-        (directory / models[precision]).write_bytes(to_bytes(graph))
+    plain = once(track, "Exporting to ONNX", lambda: _export(source, recipe))
+    exported, files = _lowerings(plain, recipe), _files(recipe)
+    jobs = [(target, *item) for target, named in files.items() for item in named.items()]
+    quantized: dict[str, dict[str, Any]] = {}
+    for target, precision, file in track(jobs, "Quantizing graphs"):
+        graph = exported[target].model
+        if precision == "int8":
+            graph, quantized[target] = _int8(graph, source, recipe.quantize, target, track)
+        else:
+            graph = quantize(graph, precision, recipe.quantize)
+        (directory / file).parent.mkdir(exist_ok=True)
+        (directory / file).write_bytes(to_bytes(graph))
     info = checkpoint.CheckpointInfo(
         source.model.spec, source.preprocessing, source.labels, source.training
     )
@@ -65,48 +72,78 @@ def write_models(
         output=TensorRecord(OUTPUT, "float32", (BATCH, source.model.spec.classes)),
         preprocessing=source.preprocessing,
         labels=source.labels,
-        models=models,
+        models={**files[recipe.export.target]},
+        lowered={target: {**files[target]} for target in recipe.export.also},
         weights="model.safetensors",
         golden=_write_golden(source, recipe, directory),
         samples=_write_samples(source.test, directory),
-        rewrites=exported.counts,
-        calibration=_calibration_record(source, recipe),
+        rewrites=exported[recipe.export.target].counts,
+        calibration=_calibration_record(source, recipe, quantized),
         recipe=recipe.to_dict(),
         recipe_digest=recipe.digest,
         created_by=f"densenet-deploy {__version__}",
     )
-    return manifest, exported.summary()
+    return manifest, exported[recipe.export.target].summary()
 
 
-def _export(source: Source, recipe: Recipe) -> RewriteResult:
+def _export(source: Source, recipe: Recipe) -> ir.Model:
     metadata = {
         "densenet_deploy.recipe": recipe.digest,
         "densenet_deploy.preprocessing": json.dumps(dataclasses.asdict(source.preprocessing)),
         "densenet_deploy.labels": json.dumps(source.labels),
         "densenet_deploy.speed_only": json.dumps(source.speed_only),
     }
-    return export_onnx(source.model, source.model.spec.input_shape, recipe.export, metadata)
+    plain = dataclasses.replace(recipe.export, fuse=False)
+    return export_onnx(source.model, source.model.spec.input_shape, plain, metadata).model
 
 
-def _quantized(
-    exported: RewriteResult, precision: Precision, source: Source, recipe: Recipe
-) -> ir.Model:
-    calibration = None
-    if precision == "int8":
-        images = source.calibration.pixels[: recipe.quantize.images]
-        calibration = source.preprocessing.normalise(images)
-    return quantize(exported.model, precision, recipe.quantize, calibration)
+def _lowerings(plain: ir.Model, recipe: Recipe) -> dict[Target, RewriteResult]:
+    """The fp32 graph for each target."""
+    targets = (recipe.export.target, *recipe.export.also)
+    fuse = recipe.export.fuse
+    return {target: rewrite(plain.clone(), RULES[target] if fuse else ()) for target in targets}
 
 
-def _calibration_record(source: Source, recipe: Recipe) -> dict[str, Any]:
+def _files(recipe: Recipe) -> dict[Target, dict[Precision, str]]:
+    """The ONNX files of each target; CPUs compute fp16 in fp32 and need none of their own."""
+    files = {recipe.export.target: {name: f"{name}.onnx" for name in recipe.precisions}}
+    for target in recipe.export.also:
+        wanted = recipe.precisions
+        if target in ("onnxruntime", "openvino"):
+            wanted = tuple(name for name in wanted if name != "fp16")
+        files[target] = {name: f"{target}/{name}.onnx" for name in wanted}
+    return files
+
+
+def _int8(
+    graph: ir.Model, source: Source, config: QuantizeConfig, target: Target, track: Track
+) -> tuple[ir.Model, dict[str, Any]]:
+    """The quantized graph, and how it was made."""
+    images = source.preprocessing.normalise(source.calibration.pixels[: config.images])
+    record: dict[str, Any] = {}
+    if config.policy == "auto":
+        selection = source.preprocessing.normalise(source.selection.pixels)
+        choice = choose_policy(graph, config, target, images, selection, track)
+        config = choice.config
+        record["selection"] = dataclasses.asdict(choice) | {"images": len(selection)}
+    made = to_int8(graph, config, target, images, track)
+    return made.model, record | made.to_dict()
+
+
+def _calibration_record(
+    source: Source, recipe: Recipe, graphs: dict[str, dict[str, Any]]
+) -> dict[str, Any]:
     if "int8" not in recipe.precisions:
         return {}
     pixels = source.calibration.pixels[: recipe.quantize.images]
     return {
-        "method": "minmax",
+        "method": recipe.quantize.method,
         "images": len(pixels),
+        "seed": recipe.quantize.seed,
         "source": source.calibration.source,
+        "rows": list(source.rows[: len(pixels)]),
         "pixels_sha256": hashlib.sha256(pixels.tobytes()).hexdigest(),
+        "graphs": graphs,
     }
 
 
@@ -153,7 +190,13 @@ def write_engines(
     engines = []
     for precision in track(recipe.precisions, f"Building {config.backend} engines"):
         file = f"engines/{config.backend}-{precision}.plan"
-        engine, capabilities = build_widest(directory / manifest.models[precision], config)
+        # 7.5 would take int8 from every other target of the same engine
+        wanted = (
+            dataclasses.replace(config, optional_compute_capabilities=())
+            if precision == "int8"
+            else config
+        )
+        engine, capabilities = build_widest(directory / manifest.models[precision], wanted)
         (directory / file).write_bytes(engine)
         record = EngineRecord(file, config.backend, precision, version, config.batch, capabilities)
         engines.append(record)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -72,7 +72,8 @@ class Manifest:
         output: Logits (N, classes).
         preprocessing: From an image file to the input.
         labels: Class names; empty where unknown.
-        models: ONNX file of each precision.
+        models: ONNX file of each precision, for the target.
+        lowered: ONNX file of each precision that another backend has a graph of its own for.
         engines: Compiled engines.
         weights: The PyTorch checkpoint the graphs came from.
         golden: Files `input` and `output` (.npy): normalised images and PyTorch's fp32 logits.
@@ -103,6 +104,7 @@ class Manifest:
     recipe: dict[str, Any]
     recipe_digest: str
     created_by: str
+    lowered: dict[str, dict[str, str]] = field(default_factory=dict)
     engines: tuple[EngineRecord, ...] = ()
     samples: tuple[str, ...] = ()
     records: dict[str, str] = field(default_factory=dict)
@@ -113,8 +115,11 @@ class Manifest:
     def referenced(self) -> set[str]:
         """Every file this manifest speaks of."""
         groups = (self.models.values(), self.golden.values(), self.samples, self.records.values())
-        names = {name for group in groups for name in group}
+        names = {name for group in (*groups, *self._lowered()) for name in group}
         return names | {engine.file for engine in self.engines} | {self.weights}
+
+    def _lowered(self) -> Iterable[Iterable[str]]:
+        return (files.values() for files in self.lowered.values())
 
 
 @dataclass(frozen=True)
@@ -142,6 +147,8 @@ class Bundle:
         """What a record names to say which artefact it is about: recipe and graph hashes."""
         manifest = self.manifest
         graphs = {name: manifest.files[file].sha256 for name, file in manifest.models.items()}
+        for backend, files in manifest.lowered.items():
+            graphs |= {f"{backend}/{name}": manifest.files[f].sha256 for name, f in files.items()}
         return {
             "name": manifest.name,
             "description": manifest.description,
@@ -149,8 +156,8 @@ class Bundle:
             "graphs_sha256": graphs,
         }
 
-    def model(self, precision: Precision) -> Path:
-        """The ONNX file of a precision.
+    def model(self, precision: Precision, backend: str = "") -> Path:
+        """The ONNX file of a precision: a backend's own, where there is one.
 
         Raises:
             BundleError: The bundle has none.
@@ -159,7 +166,8 @@ class Bundle:
             raise BundleError(
                 f"{self.path} has no {precision} graph", expected=", ".join(self.precisions)
             )
-        return self.file(self.manifest.models[precision])
+        own = self.manifest.lowered.get(backend, {})
+        return self.file(own.get(precision, self.manifest.models[precision]))
 
     def golden(self) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """(input, output): normalised images and PyTorch's fp32 logits of them."""
@@ -265,6 +273,11 @@ def _inconsistencies(manifest: Manifest) -> list[str]:
     problems += [f"{name!r} is used but has no hash" for name in unlisted]
     wrong = sorted(manifest.models.keys() - set(PRECISIONS))
     problems += [f"{name!r} is not a precision" for name in wrong]
+    problems += [
+        f"{backend} has a graph of its own for {name!r}, which models lacks"
+        for backend, files in manifest.lowered.items()
+        for name in sorted(files.keys() - manifest.models.keys())
+    ]
     problems += [
         f"golden {key} is missing" for key in ("input", "output") if key not in manifest.golden
     ]

@@ -22,9 +22,9 @@ from densenet_deploy.progress import Track, once, silent
 from densenet_deploy.recipe import Recipe, Target
 from densenet_deploy.runtime import why_unavailable
 from densenet_deploy.runtime.runner import Array
-from densenet_deploy.sides import export_plain, make_graph
+from densenet_deploy.sides import describe, export_plain, make_graph
 from densenet_deploy.source import Source, prepare
-from densenet_deploy.suite import Comparison, GraphKind, Side, Suite
+from densenet_deploy.suite import Comparison, GraphKind, LatencySuite, Side
 from densenet_deploy.verify import cosine_similarity
 
 SCHEMA_VERSION = 1
@@ -145,7 +145,7 @@ class Competition:
         judged: Every claim.
     """
 
-    suite: Suite
+    suite: LatencySuite
     threads: int
     pairs: int
     models: tuple[dict[str, Any], ...]
@@ -172,7 +172,7 @@ class Competition:
 
 
 def compete(
-    suite: Suite,
+    suite: LatencySuite,
     models: Sequence[str] = (),
     batch_sizes: Sequence[int] = (),
     pairs: int = 0,
@@ -201,7 +201,7 @@ def compete(
     judged: list[Judged] = []
     for name, recipe in recipes.items():
         source = prepare(recipe, track)
-        records.append(_describe(name, recipe, source))
+        records.append(describe(name, recipe, source))
         with tempfile.TemporaryDirectory(prefix="densenet-deploy-") as folder:
             graphs = _write_graphs(suite, source, recipe, Path(folder), track)
             for batch in batch_sizes or suite.batch_sizes:
@@ -214,17 +214,8 @@ def compete(
     return Competition(suite, threads, rounds, tuple(records), tuple(timed), tuple(judged))
 
 
-def _describe(name: str, recipe: Recipe, source: Source) -> dict[str, Any]:
-    return {
-        "name": name,
-        "description": recipe.description,
-        "recipe_digest": recipe.digest,
-        "speed_only": source.speed_only,
-    }
-
-
 def _write_graphs(
-    suite: Suite, source: Source, recipe: Recipe, folder: Path, track: Track
+    suite: LatencySuite, source: Source, recipe: Recipe, folder: Path, track: Track
 ) -> dict[str, Path]:
     """The ONNX file of each side, by its name; sides of the same graph share one."""
     plain = once(track, f"Exporting {recipe.name}", lambda: export_plain(source))

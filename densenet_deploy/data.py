@@ -83,15 +83,18 @@ class ImageSet:
         """
         if count >= len(self):
             raise DataError(f"{self.source} has {len(self)} images", expected=f"more than {count}")
-        order = np.random.default_rng(seed).permutation(len(self))
-        parts = (np.sort(order[count:]), np.sort(order[:count]))
-        rest, held_out = (
-            ImageSet(
-                self.pixels[rows], self.labels[rows], self.classes, f"{len(rows)} of {self.source}"
-            )
-            for rows in parts
-        )
-        return rest, held_out
+        held_out = self.draw(count, seed)
+        rest = np.setdiff1d(np.arange(len(self)), held_out)
+        return self.pick(rest), self.pick(held_out)
+
+    def draw(self, count: int, seed: int) -> NDArray[np.int64]:
+        """Rows, ascending, of `count` images drawn without replacement; of all, if fewer."""
+        return np.sort(np.random.default_rng(seed).permutation(len(self))[:count])
+
+    def pick(self, rows: NDArray[np.int64]) -> ImageSet:
+        """The images of some rows."""
+        source = f"{len(rows)} of {self.source}"
+        return ImageSet(self.pixels[rows], self.labels[rows], self.classes, source)
 
 
 def load(

@@ -26,6 +26,7 @@ from densenet_deploy.errors import (
     MissingDependencyError,
 )
 from densenet_deploy.export import (
+    export_onnx,
     from_bytes,
     to_bytes,
 )
@@ -33,12 +34,13 @@ from densenet_deploy.files import replacing_directory, replacing_file
 from densenet_deploy.model import create_model
 from densenet_deploy.preprocess import Preprocessing
 from densenet_deploy.progress import Track, silent
-from densenet_deploy.quantize import quantize
-from densenet_deploy.recipe import DataConfig, Precision, QuantizeConfig, Recipe
+from densenet_deploy.quantize import check_calibration, quantize
+from densenet_deploy.recipe import DataConfig, Precision, QuantizeConfig, Recipe, Target
 from densenet_deploy.results import Measurement, Parity, Skipped
 from densenet_deploy.runtime import BACKENDS, why_unavailable
-from densenet_deploy.source import prepare, preprocessing_for
+from densenet_deploy.source import draw, prepare, preprocessing_for
 from densenet_deploy.train import train
+from densenet_deploy.tune import Tuning, choose_policy, tune
 from densenet_deploy.verify import verify
 
 
@@ -138,12 +140,29 @@ def export_bundle(recipe: Recipe, out: Path, track: Track = silent) -> tuple[Bun
     return open_bundle(out), rewrites
 
 
+def tune_recipe(recipe: Recipe, target: Target, track: Track = silent) -> Tuning:
+    """Measures ways to quantize a recipe's model for a target; test images are not read for it.
+
+    Raises:
+        CheckFailedError: Nothing is within the recipe's budget.
+        DeployError: Whatever a stage found wrong.
+    """
+    source = prepare(recipe, track)
+    check_calibration(recipe.quantize, len(source.calibration))
+    plain = dataclasses.replace(recipe.export, fuse=False)
+    model = export_onnx(source.model, source.model.spec.input_shape, plain).model
+    calibration = source.preprocessing.normalise(source.calibration.pixels)
+    selection = source.preprocessing.normalise(source.selection.pixels)
+    return tune(model, recipe.quantize, target, calibration, selection, track)
+
+
 def quantize_file(
     onnx_file: Path,
     precision: Precision,
     config: QuantizeConfig,
     images: DataConfig | None,
     out: Path,
+    target: Target = "tensorrt",
     track: Track = silent,
 ) -> int:
     """Quantizes an fp32 ONNX file; preprocessing comes from the file's own metadata.
@@ -155,6 +174,7 @@ def quantize_file(
         images: Data set whose training images calibrate int8; without one, synthetic images do
             for a file that is speed only, and nothing does for trained weights.
         out: File to write.
+        target: What int8 is lowered for.
         track: Progress reporter.
 
     Returns:
@@ -172,13 +192,17 @@ def quantize_file(
     if precision == "int8":
         preprocessing = _embedded_preprocessing(model, onnx_file)
         if images is not None:
-            pixels = data.load(images, "train", preprocessing).pixels
+            pool = data.load(images, "train", preprocessing)
         elif model.metadata_props.get("densenet_deploy.speed_only") == "true":
-            pixels = data.synthetic(config.images, preprocessing).pixels
+            pool = data.synthetic(config.images, preprocessing)
         else:
-            pixels = data.none(preprocessing).pixels
-        calibration = preprocessing.normalise(pixels[: config.images])
-    written = to_bytes(quantize(model, precision, config, calibration, track))
+            pool = data.none(preprocessing)
+        drawn, _, selection = draw(pool, config)
+        calibration = preprocessing.normalise(drawn.pixels)
+        if config.policy == "auto":
+            others = preprocessing.normalise(selection.pixels)
+            config = choose_policy(model, config, target, calibration, others, track).config
+    written = to_bytes(quantize(model, precision, config, calibration, target, track))
     with replacing_file(out) as temporary:
         temporary.write_bytes(written)
     return len(written)

@@ -127,19 +127,23 @@ class ExportConfig:
     """How the ONNX graph is made.
 
     Attributes:
-        target: What the graph is lowered for.
+        target: What the graphs are lowered for.
+        also: Targets that get graphs of their own beside them.
         batch: (min, opt, max) batch size the artefact promises.
         opset: ONNX opset version, 20 or newer.
         fuse: Apply the exact rewrites.
     """
 
     target: Target = "tensorrt"
+    also: tuple[Target, ...] = ()
     batch: tuple[int, int, int] = (1, 8, 64)
     opset: int = 20
     fuse: bool = True
 
     def __post_init__(self) -> None:
         _check_batch(self.batch)
+        if self.target in self.also or len(set(self.also)) < len(self.also):
+            raise ValueError("also must name other targets than target, each once")
         if self.opset < 20:
             raise ValueError(f"opset {self.opset} must be 20 or newer")
 

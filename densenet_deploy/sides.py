@@ -8,6 +8,7 @@ import logging
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,12 +16,32 @@ from numpy.typing import NDArray
 from densenet_deploy.errors import MissingDependencyError
 from densenet_deploy.export import INPUT, export_onnx, from_bytes, to_bytes
 from densenet_deploy.quantize import quantize
-from densenet_deploy.recipe import ExportConfig, QuantizeConfig, Target
+from densenet_deploy.quantize.half import to_half
+from densenet_deploy.recipe import ExportConfig, QuantizeConfig, Recipe, Target
 from densenet_deploy.rewrite import RULES, rewrite
 from densenet_deploy.source import Source
 from densenet_deploy.suite import GraphKind
 
 _STATIC_IMAGES = 16
+# TensorRT takes zero-point 0 and floating-point biases; what a convolution writes is left alone.
+_TENSORRT_OPTIONS = {
+    "ActivationSymmetric": True,
+    "WeightSymmetric": True,
+    "QuantizeBias": False,
+    "QDQDisableWeightAdjustForInt32Bias": True,
+    "OpTypesToExcludeOutputQuantization": ["Conv"],
+    "ForceQuantizeNoInputCheck": True,
+}
+
+
+def describe(name: str, recipe: Recipe, source: Source) -> dict[str, Any]:
+    """What records say of a model, under the name a suite gives it."""
+    return {
+        "name": name,
+        "description": recipe.description,
+        "recipe_digest": recipe.digest,
+        "speed_only": source.speed_only,
+    }
 
 
 def export_plain(source: Source) -> bytes:
@@ -40,7 +61,7 @@ def make_graph(
 
     Args:
         kind: See `suite.Side`.
-        target: What `fp32` and `int8` are lowered for.
+        target: What `fp32`, `fp16` and `int8` are lowered for.
         plain: The model as `export_plain` gives it.
         calibration: Normalised training images (N, C, H, W).
         config: How `int8` is calibrated.
@@ -51,13 +72,23 @@ def make_graph(
     """
     if kind == "plain":
         return plain
+    if kind == "plain-fp16":
+        return _halved(plain)
+    images = calibration[:_STATIC_IMAGES]
     if kind == "quantize-static":
-        return _quantize_static(plain, calibration[:_STATIC_IMAGES])
+        return _quantize_static(plain, images, "QUInt8", {})
+    if kind == "quantize-static-tensorrt":
+        return _halved(_quantize_static(plain, images, "QInt8", _TENSORRT_OPTIONS))
     assert target is not None
     lowered = rewrite(from_bytes(plain, "the plain export"), RULES[target]).model
-    if kind == "int8":
-        lowered = quantize(lowered, "int8", config, calibration, target=target)
-    return to_bytes(lowered)
+    return to_bytes(quantize(lowered, kind, config, calibration, target=target))
+
+
+def _halved(graph: bytes) -> bytes:
+    """A graph in half precision between fp32 inputs and outputs, quantized or not."""
+    model = from_bytes(graph, "the graph")
+    to_half(model)
+    return to_bytes(model)
 
 
 class _Reader:
@@ -75,8 +106,10 @@ class _Reader:
         self._rows = iter(range(start_index, end_index))
 
 
-def _quantize_static(plain: bytes, images: NDArray[np.float32]) -> bytes:
-    """The best plain recipe of ONNX Runtime: convolutions only, u8 activations, s8 weights."""
+def _quantize_static(
+    plain: bytes, images: NDArray[np.float32], activations: str, options: dict[str, Any]
+) -> bytes:
+    """The best plain recipe of ONNX Runtime: convolutions only, s8 weights by channel."""
     try:
         from onnxruntime import quantization
         from onnxruntime.quantization.shape_inference import quant_pre_process
@@ -92,10 +125,11 @@ def _quantize_static(plain: bytes, images: NDArray[np.float32]) -> bytes:
             _Reader(images),
             quant_format=quantization.QuantFormat.QDQ,
             op_types_to_quantize=["Conv"],
-            activation_type=quantization.QuantType.QUInt8,
+            activation_type=quantization.QuantType[activations],
             weight_type=quantization.QuantType.QInt8,
             per_channel=True,
             calibrate_method=quantization.CalibrationMethod.MinMax,
+            extra_options=options,
         )
         return quantized.read_bytes()
 

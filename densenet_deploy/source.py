@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -16,9 +17,10 @@ from densenet_deploy.errors import CheckpointError, DataError
 from densenet_deploy.model import DenseNet, create_model
 from densenet_deploy.preprocess import IMAGENET, Preprocessing
 from densenet_deploy.progress import Track, once, silent
-from densenet_deploy.recipe import Recipe
+from densenet_deploy.recipe import QuantizeConfig, Recipe
 from densenet_deploy.spec import DenseNetSpec, variant
 
+SELECTION_IMAGES = 2000
 _TEST_IMAGES = 16  # synthetic ones
 _BATCHNORM_IMAGES = 16
 _SEEDED = "seeded weights"
@@ -33,6 +35,8 @@ class Source:
         preprocessing: From an image to its input.
         labels: Class names; empty where unknown.
         calibration: Training images; empty where there are none.
+        rows: Which of the training images they are.
+        selection: Other training images, to choose between ways to quantize; may be empty.
         test: Test images.
         training: How the weights came to be, for records.
         speed_only: The weights are seeded noise.
@@ -42,6 +46,8 @@ class Source:
     preprocessing: Preprocessing
     labels: tuple[str, ...]
     calibration: ImageSet
+    rows: tuple[int, ...]
+    selection: ImageSet
     test: ImageSet
     training: dict[str, Any]
     speed_only: bool
@@ -63,15 +69,35 @@ def prepare(recipe: Recipe, track: Track = silent) -> Source:
     input_shape = model.spec.input_shape
     preprocessing = info.preprocessing if info else preprocessing_for(recipe, input_shape)
     if recipe.data.name == "synthetic":  # never calibrates trained weights
-        test = data.synthetic(_TEST_IMAGES, preprocessing)
-        calibration = data.none(preprocessing)
+        test, train = data.synthetic(_TEST_IMAGES, preprocessing), data.none(preprocessing)
     else:
         test = data.load(recipe.data, "test", preprocessing)
-        calibration = data.load(recipe.data, "train", preprocessing, recipe.quantize.images)
+        wanted = recipe.quantize.images + SELECTION_IMAGES
+        limit = wanted if recipe.data.name == "folder" else 0  # decoding files takes long
+        train = data.load(recipe.data, "train", preprocessing, limit)
+    calibration, rows, selection = draw(train, recipe.quantize)
     labels = info.labels if info else test.classes
     training = info.training if info else {"file": path.name}
     speed_only = _SEEDED in training  # the checkpoint of a speed-only bundle
-    return Source(model.eval(), preprocessing, labels, calibration, test, training, speed_only)
+    return Source(
+        model.eval(),
+        preprocessing,
+        labels,
+        calibration,
+        rows,
+        selection,
+        test,
+        training,
+        speed_only,
+    )
+
+
+def draw(train: ImageSet, config: QuantizeConfig) -> tuple[ImageSet, tuple[int, ...], ImageSet]:
+    """Calibration images drawn by the seed, their rows, and others for selection."""
+    rows = train.draw(config.images, config.seed)
+    others = np.setdiff1d(np.arange(len(train)), rows)[:SELECTION_IMAGES]
+    calibration = train if len(rows) == len(train) else train.pick(rows)
+    return calibration, tuple(map(int, rows)), train.pick(others)
 
 
 def _architecture(recipe: Recipe, path: Path, info: CheckpointInfo | None) -> DenseNetSpec:
@@ -90,6 +116,7 @@ def _seeded(recipe: Recipe, track: Track) -> Source:
     model = create_model(config.variant, config.input_shape, config.classes, config.seed)
     preprocessing = preprocessing_for(recipe, model.spec.input_shape)
     images = data.synthetic(max(recipe.quantize.images, 1), preprocessing, config.seed)
+    others = data.synthetic(_TEST_IMAGES, preprocessing, config.seed + 2)
     normalising = images.take(min(len(images), _BATCHNORM_IMAGES))
     once(
         track,
@@ -98,7 +125,10 @@ def _seeded(recipe: Recipe, track: Track) -> Source:
     )
     test = data.synthetic(_TEST_IMAGES, preprocessing, config.seed + 1)
     training = {_SEEDED: config.seed}
-    return Source(model.eval(), preprocessing, (), images, test, training, speed_only=True)
+    rows = tuple(range(len(images)))
+    return Source(
+        model.eval(), preprocessing, (), images, rows, others, test, training, speed_only=True
+    )
 
 
 def preprocessing_for(recipe: Recipe, input_shape: tuple[int, int, int]) -> Preprocessing:

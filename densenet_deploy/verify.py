@@ -150,3 +150,15 @@ def cosine_similarity(a: Array, b: Array) -> float:
     x, y = a.astype(np.float64).ravel(), b.astype(np.float64).ravel()
     norm = float(np.linalg.norm(x) * np.linalg.norm(y))
     return float(x @ y) / norm if norm else float(np.array_equal(x, y))
+
+
+def kl_divergence(reference: Array, candidate: Array) -> float:
+    """Mean over images of KL(softmax(reference) || softmax(candidate)), in nats."""
+    p, q = _log_softmax(reference), _log_softmax(candidate)
+    return float((np.exp(p) * (p - q)).sum(axis=1).mean())
+
+
+def _log_softmax(logits: Array) -> NDArray[np.float64]:
+    shifted = logits.astype(np.float64) - logits.max(axis=1, keepdims=True)
+    result: NDArray[np.float64] = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
+    return result

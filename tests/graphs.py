@@ -106,15 +106,42 @@ def run_reference(model: ir.Model, *inputs: NDArray[Any]) -> NDArray[Any]:
     return np.asarray(evaluator.run(None, dict(zip(names, inputs, strict=True)))[0])
 
 
-def run_onnxruntime(model: ir.Model | bytes, *inputs: NDArray[Any]) -> NDArray[Any]:
-    """First output by ONNX Runtime, without its own graph rewrites."""
+def run_onnxruntime(
+    model: ir.Model | bytes, *inputs: NDArray[Any], optimized: bool = False
+) -> NDArray[Any]:
+    """First output by ONNX Runtime, with or without its own graph rewrites."""
+    return _run_onnxruntime(model, None, inputs, optimized)[0]
+
+
+def tensors(model: ir.Model, names: Sequence[str], *inputs: NDArray[Any]) -> Arrays:
+    """What nodes of a graph write, by name, as ONNX Runtime computes it."""
+    proto = ir.to_proto(model)
+    known = {value.name for value in proto.graph.output}
+    extra = [helper.make_empty_tensor_value_info(name) for name in names if name not in known]
+    proto.graph.output.extend(extra)
+    values = _run_onnxruntime(proto.SerializeToString(), names, inputs, False)
+    return dict(zip(names, values, strict=True))
+
+
+def _run_onnxruntime(
+    model: ir.Model | bytes,
+    outputs: Sequence[str] | None,
+    inputs: Sequence[NDArray[Any]],
+    optimized: bool,
+) -> list[NDArray[Any]]:
+    levels = onnxruntime.GraphOptimizationLevel
     options = onnxruntime.SessionOptions()
-    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    options.graph_optimization_level = levels.ORT_ENABLE_ALL if optimized else levels.ORT_DISABLE_ALL
     options.log_severity_level, options.intra_op_num_threads = 3, 1
-    content = model if isinstance(model, bytes) else serialized(model)
-    session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(
+        model if isinstance(model, bytes) else serialized(model),
+        options,
+        providers=["CPUExecutionProvider"],
+        disabled_optimizers=["WeightBiasQuantization"],  # as runtime/onnxruntime.py has it
+    )
     names = [value.name for value in session.get_inputs()]
-    return np.asarray(session.run(None, dict(zip(names, inputs, strict=True)))[0])
+    found = session.run(outputs, dict(zip(names, inputs, strict=True)))
+    return [np.asarray(value) for value in found]
 
 
 def run_openvino(model: ir.Model, *inputs: NDArray[Any]) -> NDArray[Any]:
@@ -177,6 +204,17 @@ def equalizations(model: ir.Model, seed: int = 0) -> dict[str, Equalization]:
             shift = rng.normal(0, 0.5, channels) * (writer.op_type != "MaxPool")
             found[str(value.name)] = Equalization(np.exp(rng.normal(0, 0.7, channels)), shift)
     return found
+
+
+def arrays(model: ir.Model) -> Arrays:
+    """The initializers, by name."""
+    values = model.graph.initializers.values()
+    return {str(value.name): value.const_value.numpy() for value in values if value.const_value}
+
+
+def nodes_of(model: ir.Model, operator: str) -> list[ir.Node]:
+    """The nodes of one operator, in order."""
+    return [node for node in model.graph if node.op_type == operator]
 
 
 def operators(model: ir.Model) -> dict[str, int]:

@@ -16,7 +16,7 @@ from densenet_deploy.compete import Competition, Judged, Timed, compete
 from densenet_deploy.errors import BackendError, RecipeError
 from densenet_deploy.interleaved import Samples
 from densenet_deploy.paired import Ratio, ratio
-from densenet_deploy.suite import Comparison, Side, Suite
+from densenet_deploy.suite import Comparison, LatencySuite, Side
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 SIDES = (
@@ -26,13 +26,13 @@ SIDES = (
 )
 
 
-def suite_of(model: Path | str, **changes: Any) -> Suite:
+def suite_of(model: Path | str, **changes: Any) -> LatencySuite:
     """Claims that no machine can break or keep."""
     claims = (
         Comparison("fp32 on openvino", "plain on onnxruntime", floor=1e-6, goal=1e6),
         Comparison("fp32 on onnxruntime", "plain on onnxruntime", floor=1e6, batch_sizes=(2,)),
     )
-    suite = Suite("small", (str(model),), (1, 2), SIDES, claims, threads=1)
+    suite = LatencySuite("small", (str(model),), (1, 2), SIDES, claims, threads=1)
     return replace(suite, **changes)
 
 

@@ -97,6 +97,27 @@ def test_quantize_static_is_convolutions_only(
     assert operators(made)["Conv"] == operators(plain)["Conv"]
 
 
+def test_quantize_static_for_tensorrt_is_as_its_parser_wants(
+    recipe: Recipe, plain: bytes, calibration: Any
+) -> None:
+    """int8 with zero-point 0 into each convolution, a bias that is not quantized, no more."""
+    made = make_graph("quantize-static-tensorrt", None, plain, calibration, recipe.quantize)
+    graph = onnx.load_from_string(made).graph
+    arrays = {i.name: numpy_helper.to_array(i) for i in graph.initializer}
+    producers = {node.output[0]: node for node in graph.node}
+    convolutions = [node for node in graph.node if node.op_type == "Conv"]
+    for node in convolutions:
+        reads = [producers[name].op_type for name in node.input if name in producers]
+        assert reads == ["DequantizeLinear", "DequantizeLinear"]
+        data, weight = (producers[name] for name in node.input[:2])
+        assert arrays[data.input[1]].shape == () and len(arrays[weight.input[1]])
+        for pair in (data, weight):
+            assert arrays[pair.input[2]].dtype == np.int8 and not arrays[pair.input[2]].any()
+            assert (arrays[pair.input[1]] > 0).all()
+    quantizers = [node for node in graph.node if node.op_type == "QuantizeLinear"]
+    assert len(convolutions) == operators(plain)["Conv"] >= len(quantizers)
+
+
 @pytest.mark.parametrize("kind", get_args(GraphKind))
 def test_every_graph_answers_as_pytorch(
     kind: GraphKind, recipe: Recipe, source: Source, plain: bytes, calibration: Any
@@ -111,9 +132,13 @@ def test_every_graph_answers_as_pytorch(
     with torch.inference_mode():
         expected = source.model(torch.from_numpy(calibration[:5])).numpy()
     similar = cosine_similarity(found, expected)
-    assert similar > (0.98 if "int8" in kind or "static" in kind else 0.999999)
+    quantized = kind == "int8" or "static" in kind
+    half = "fp16" in kind or "tensorrt" in kind
+    assert similar > (0.98 if quantized else 0.9999 if half else 0.999999)
     assert (similar == 1.0) <= (kind in ("plain", "fp32"))
-    assert ("QuantizeLinear" in operators(made)) == (kind not in ("plain", "fp32"))
+    assert ("QuantizeLinear" in operators(made)) == quantized
+    kinds = {value.data_type for value in model.graph.initializer}
+    assert (TensorProto.FLOAT in kinds, TensorProto.FLOAT16 in kinds) == (not half, half)
 
 
 def test_nothing_is_printed(

@@ -12,9 +12,21 @@ import pytest
 from densenet_deploy import suite as suites
 from densenet_deploy.choose import find_recipe
 from densenet_deploy.errors import RecipeError
-from densenet_deploy.suite import Comparison, Side, Suite, load_suite
+from densenet_deploy.recipe import DataConfig, load_recipe
+from densenet_deploy.suite import (
+    KINDS,
+    AccuracySuite,
+    Comparison,
+    LatencySuite,
+    Side,
+    Suite,
+    TrafficLimit,
+    TrafficSuite,
+    load_suite,
+)
 
 SUITE = """
+kind = "latency"
 name = "small"
 models = ["densenet-bc-10-4", "densenet-bc-16-4"]
 batch_sizes = [1, 2]
@@ -41,6 +53,35 @@ candidate = "before"
 baseline = "after"
 models = ["densenet-bc-16-4"]
 """
+ACCURACY = """
+kind = "accuracy"
+name = "small"
+recipe = "fashion-mnist"
+targets = ["openvino", "tensorrt"]
+seeds = [0, 7]
+
+[contract]
+mean_drop = 0.1
+upper_drop = 0.3
+agreement = 99
+agreement_goal = 99.5
+"""
+TRAFFIC = """
+kind = "traffic"
+name = "small"
+models = ["densenet-bc-10-4", "densenet-bc-16-4"]
+graphs = ["plain-fp16", "int8"]
+
+[[limits]]
+graph = "int8"
+float_convolutions = []
+
+[[limits]]
+graph = "int8"
+models = ["densenet-bc-16-4"]
+megabytes = 2
+goal = 1.5
+"""
 SHIPPED = sorted(path.stem for path in suites.suite_folder().glob("*.toml"))
 
 
@@ -50,8 +91,14 @@ def parse(tmp_path: Path, text: str) -> Suite:
     return load_suite(str(path))
 
 
-def test_a_file_becomes_a_suite(tmp_path: Path) -> None:
+def latency(tmp_path: Path) -> LatencySuite:
     found = parse(tmp_path, SUITE)
+    assert isinstance(found, LatencySuite)
+    return found
+
+
+def test_a_file_becomes_a_suite(tmp_path: Path) -> None:
+    found = latency(tmp_path)
     assert found.sides == (
         Side("before", "plain", "onnxruntime"),
         Side("after", "fp32", "openvino"),
@@ -70,7 +117,7 @@ def test_only_lowered_graphs_have_a_target() -> None:
 
 
 def test_claims_are_made_where_the_file_says(tmp_path: Path) -> None:
-    found = parse(tmp_path, SUITE)
+    found = latency(tmp_path)
     first, second = found.comparisons
     assert found.comparisons_at("densenet-bc-10-4", 1) == ()
     assert found.comparisons_at("densenet-bc-10-4", 2) == (first,)
@@ -81,14 +128,44 @@ def test_claims_are_made_where_the_file_says(tmp_path: Path) -> None:
     assert found.comparisons_at("densenet-bc-10-4", 64) == anywhere
 
 
-def change(*place: Any, value: Any) -> dict[str, Any]:
-    """The small suite with another value at a place."""
-    table: dict[str, Any] = copy.deepcopy(tomllib.loads(SUITE))
+def test_an_accuracy_file_becomes_a_suite(tmp_path: Path) -> None:
+    found = parse(tmp_path, ACCURACY)
+    assert isinstance(found, AccuracySuite)
+    assert (found.targets, found.seeds, found.threads) == (("openvino", "tensorrt"), (0, 7), 0)
+    assert found.data == DataConfig(sample=False)  # nothing less than all images by default
+    assert (found.contract.agreement, found.contract.agreement_goal) == (99.0, 99.5)
+    assert found.to_dict()["contract"]["mean_drop"] == 0.1
+
+
+def test_a_traffic_file_becomes_a_suite(tmp_path: Path) -> None:
+    found = parse(tmp_path, TRAFFIC)
+    assert isinstance(found, TrafficSuite) and found.compute_capability == "8.9"
+    everywhere = TrafficLimit("int8", float_convolutions=())
+    there = TrafficLimit("int8", ("densenet-bc-16-4",), 2.0, 1.5)
+    assert found.limits == (everywhere, there)
+    assert found.limits_at("densenet-bc-10-4", "int8") == (everywhere,)
+    assert found.limits_at("densenet-bc-16-4", "int8") == (everywhere, there)
+    assert found.limits_at("densenet-bc-16-4", "plain-fp16") == ()
+    assert found.limits_at("densenet121", "int8") == ()  # claims nothing about others
+    assert found.to_dict()["kind"] == "traffic"
+
+
+def change(*place: Any, value: Any, text: str = SUITE) -> dict[str, Any]:
+    """A small suite with another value at a place."""
+    table: dict[str, Any] = copy.deepcopy(tomllib.loads(text))
     inner: Any = table
     for step in place[:-1]:
         inner = inner[step]
     inner[place[-1]] = value
     return table
+
+
+def accuracy(*place: Any, value: Any) -> dict[str, Any]:
+    return change(*place, value=value, text=ACCURACY)
+
+
+def traffic(*place: Any, value: Any) -> dict[str, Any]:
+    return change(*place, value=value, text=TRAFFIC)
 
 
 @pytest.mark.parametrize(
@@ -111,6 +188,26 @@ def change(*place: Any, value: Any) -> dict[str, Any]:
         (change("threads", value=-1), "threads must not be negative"),
         (change("models", value=[]), "models must not be empty"),
         (change("batch_sizes", value=[0]), "batch_sizes must be positive"),
+        (change("kind", value="speed"), "kind is 'speed'; expected one of latency, accuracy, traf"),
+        (change("kind", value=["latency"]), "kind is ['latency']; expected one of latency, "),
+        (change("kind", value=None), "kind is missing; expected one of latency, accuracy, traffic"),
+        (change("kind", value="traffic"), "unknown key 'sides' in the file"),
+        (accuracy("targets", value=["cuda"]), "targets[0] is 'cuda', expected one of: tensorrt, "),
+        (accuracy("targets", value=[]), "targets must not be empty"),
+        (accuracy("seeds", value=[1, 1]), "seeds must not be empty, and each be named once"),
+        (accuracy("seeds", value=[-1]), "seeds and threads must not be negative"),
+        (
+            accuracy("contract", "agreement", value=101),
+            "agreement_goal must be in [0, 100]",
+        ),
+        (accuracy("contract", "mean", value=1), "unknown key 'mean' in contract"),
+        (accuracy("contract", value={}), "contract mean_drop is missing"),
+        (accuracy("data", value={"name": "imagenet"}), "data name is 'imagenet', expected one"),
+        (traffic("models", value=[]), "models must not be empty"),
+        (traffic("graphs", value=["int8", "int8"]), "graphs must not be empty, and each be named"),
+        (traffic("graphs", value=["fp16"]), "a limit names graph 'int8', which is not compiled"),
+        (traffic("limits", 1, "models", value=["x"]), "names model 'x'; there are: densenet-bc-10"),
+        (traffic("limits", 1, "goal", value=0), "megabytes and goal must be positive"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
@@ -133,14 +230,27 @@ def test_a_file_that_is_not_there_or_not_toml(tmp_path: Path) -> None:
 
 
 def test_the_package_ships_suites() -> None:
-    assert SHIPPED == ["fp32-cpu", "int8-cpu", "int8-family"]
+    assert SHIPPED == ["fp32-cpu", "int8-accuracy", "int8-cpu", "int8-family", "int8-traffic"]
 
 
 @pytest.mark.parametrize("name", SHIPPED)
 def test_shipped_suites_can_run(name: str) -> None:
     found = load_suite(name)
     assert found.name == name and found.description
+    assert type(found) is KINDS[found.kind]
+    if isinstance(found, AccuracySuite):
+        assert load_recipe(found.recipe).model.weights
+        return
     for model in found.models:
         assert find_recipe(model).model.weights == ""
-        for batch in found.batch_sizes:
-            assert found.comparisons_at(model, batch)
+        if isinstance(found, TrafficSuite):
+            assert any(found.limits_at(model, graph) for graph in found.graphs)
+        else:
+            assert all(found.comparisons_at(model, batch) for batch in found.batch_sizes)
+
+
+def test_the_shipped_accuracy_suite_asks_about_every_image() -> None:
+    found = load_suite("int8-accuracy")
+    assert isinstance(found, AccuracySuite)
+    assert found.data == DataConfig("fashion-mnist", sample=False, test_images=0)
+    assert len(found.seeds) == 3 and len(found.targets) == 4

@@ -7,7 +7,7 @@ import sys
 import typer
 
 from densenet_deploy import __version__
-from densenet_deploy.cli import inform, produce, suites, use
+from densenet_deploy.cli import inform, inspecting, produce, suites, tuning, use
 from densenet_deploy.cli.show import fail
 from densenet_deploy.errors import DeployError, MissingDependencyError
 
@@ -22,9 +22,11 @@ for command in (
     produce.run,
     produce.export,
     produce.quantize,
+    tuning.tune,
     produce.build,
     use.verify,
     use.bench,
+    inspecting.inspect,
     suites.suite,
     use.report,
     use.predict,

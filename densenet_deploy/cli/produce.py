@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -28,6 +28,7 @@ from densenet_deploy.cli.options import (
 )
 from densenet_deploy.recipe import (
     BuildConfig,
+    CalibrationMethod,
     DataName,
     EngineBackend,
     Precision,
@@ -36,6 +37,11 @@ from densenet_deploy.recipe import (
     Target,
 )
 
+Policy = Literal["auto", "equalized", "shared", "per-producer", "after-bn-relu"]
+PolicyOption = typer.Option(
+    "--policy",
+    help="Scales of the dense blocks' concatenations; auto measures, and needs spare images.",
+)
 Out = Annotated[Path | None, typer.Option("--out", help="Output directory (default: work/NAME).")]
 
 
@@ -77,13 +83,15 @@ def export(
     ] = "",
     precision: Precisions = None,
     target: Annotated[
-        Target | None, typer.Option("--target", help="What the graph is lowered for.")
+        Target | None, typer.Option("--target", help="What the graphs are lowered for, alone.")
     ] = None,
+    policy: Annotated[Policy | None, PolicyOption] = None,
     batch: Annotated[str, typer.Option("--batch", metavar="MIN,OPT,MAX")] = "",
     data: Annotated[
         DataName | None, typer.Option("--data", help="Images that calibrate int8.")
     ] = None,
     data_dir: DataDirectory = "",
+    full: Full = False,
     out: Out = None,
     json: Json = False,
     quiet: Quiet = False,
@@ -94,8 +102,12 @@ def export(
     chosen = choose_recipe(recipe, model, weights, data_config(data, data_dir))
     if precision:
         chosen = replace(chosen, precisions=precisions(precision))
+    if full:
+        chosen = replace(chosen, data=whole(chosen.data, full, data_dir))
     if target:
-        chosen = replace(chosen, export=replace(chosen.export, target=target))
+        chosen = replace(chosen, export=replace(chosen.export, target=target, also=()))
+    if policy:
+        chosen = replace(chosen, quantize=replace(chosen.quantize, policy=policy))
     if batch:
         chosen = checked(lambda: _with_batch(chosen, batch_bounds(batch)))
     bundle, rewrites = pipeline.export_bundle(
@@ -123,22 +135,45 @@ def quantize(
     onnx: Annotated[Path, typer.Argument(help="fp32 ONNX file.")],
     out: Annotated[Path, typer.Option("--out", help="ONNX file to write.")],
     precision: Annotated[Precision, typer.Option("--precision")] = "int8",
+    target: Annotated[
+        Target, typer.Option("--target", help="What int8 is lowered for.")
+    ] = "tensorrt",
     data: Annotated[
         DataName | None, typer.Option("--data", help="Training images that calibrate int8.")
     ] = None,
     data_dir: DataDirectory = "",
+    full: Full = False,
     images: Annotated[int, typer.Option("--images", help="How many of them.")] = 512,
+    seed: Annotated[int, typer.Option("--seed", help="Draws them.")] = 0,
+    method: Annotated[
+        CalibrationMethod, typer.Option("--method", help="What range of values int8 covers.")
+    ] = "mse",
+    policy: Annotated[Policy, PolicyOption] = "equalized",
+    keep_float: Annotated[
+        list[str] | None,
+        typer.Option("--keep-float", help="Convolution or module to leave alone; repeatable."),
+    ] = None,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Rewrite an fp32 ONNX graph to fp16 or int8 (explicit Q/DQ)."""
+    """Rewrite an fp32 ONNX graph to fp16, or to int8 for a target."""
     from densenet_deploy import pipeline
 
-    config = checked(lambda: QuantizeConfig(images=images))
+    config = checked(
+        lambda: QuantizeConfig(
+            images=images,
+            seed=seed,
+            method=method,
+            policy=policy,
+            keep_float=tuple(keep_float or ()),
+        )
+    )
     source = data_config(data, data_dir)
-    written = pipeline.quantize_file(onnx, precision, config, source, out, tracker(quiet))
+    source = source and whole(source, full, data_dir)
+    track = tracker(quiet)
+    written = pipeline.quantize_file(onnx, precision, config, source, out, target, track)
     if json:
-        show.as_json({"onnx": out, "precision": precision, "bytes": written})
+        show.as_json({"onnx": out, "precision": precision, "target": target, "bytes": written})
         return
     typer.echo(f"{precision}: {out} ({written / 1e6:.2f} MB)")
 

@@ -3,37 +3,30 @@
 from __future__ import annotations
 
 import json as jsonlib
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated, Any, get_args
 
 import typer
 
-from densenet_deploy.cli import show
-from densenet_deploy.cli.options import Json, Quiet, integers, tracker
+from densenet_deploy.cli import show, suite_tables
+from densenet_deploy.cli.options import DataDirectory, Json, Quiet, integers, tracker
 from densenet_deploy.errors import RecipeError
 from densenet_deploy.files import replacing_file
-from densenet_deploy.paired import LEAST_PAIRS
-from densenet_deploy.results import milliseconds
-from densenet_deploy.suite import load_suite
+from densenet_deploy.progress import Track
+from densenet_deploy.recipe import Target
+from densenet_deploy.suite import AccuracySuite, LatencySuite, Suite, TrafficSuite, load_suite
 
-if TYPE_CHECKING:
-    from densenet_deploy.compete import Competition, Judged
-
-HEADER = (
-    "model",
-    "batch",
-    "candidate",
-    "ms",
-    "over",
-    "ms",
-    "speed-up",
-    "95 % interval",
-    "floor",
-    "verdict",
-    "goal",
-    "verdict",
-    "cosine",
-)
+Options = Mapping[str, Any]
+_KINDS = {  # that have an option
+    "--model": ("latency", "traffic"),
+    "--batch": ("latency",),
+    "--pairs": ("latency",),
+    "--target": ("accuracy",),
+    "--seed": ("accuracy",),
+    "--data-dir": ("accuracy",),
+}
 
 
 def suite(
@@ -47,6 +40,14 @@ def suite(
         int,
         typer.Option("--pairs", min=0, help="Rounds (default: the suite's).", show_default=False),
     ] = 0,
+    target: Annotated[
+        list[str] | None, typer.Option("--target", help="Only this one; repeatable.")
+    ] = None,
+    seed: Annotated[
+        list[int] | None,
+        typer.Option("--seed", min=0, help="Only this one of calibration; repeatable."),
+    ] = None,
+    data_dir: DataDirectory = "",
     out: Annotated[
         Path | None,
         typer.Option("--out", help="Write the records: a .json file, or a device's folder."),
@@ -54,14 +55,18 @@ def suite(
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Time a suite's sides against each other, interleaved; exit 1 if a floor fails."""
+    """Measure what a suite claims: latency, accuracy or traffic; exit 1 if a floor fails."""
     chosen = load_suite(name)
-    sizes = integers(batch, "--batch") if batch else ()
-    if sizes and min(sizes) < 1:
-        raise RecipeError(f"--batch {batch!r}", expected="positive integers")
-    from densenet_deploy.compete import compete
-
-    found = compete(chosen, model or (), sizes, pairs, tracker(quiet))
+    options: Options = {
+        "--model": model,
+        "--batch": batch,
+        "--pairs": pairs,
+        "--target": target,
+        "--seed": seed,
+        "--data-dir": data_dir,
+    }
+    _check_options(chosen, options)
+    found, tell = _run(chosen, options, tracker(quiet))
     records = found.to_dict()
     if out:
         path = out if out.suffix == ".json" else out / f"{chosen.name}.json"
@@ -70,35 +75,52 @@ def suite(
     if json:
         show.as_json(records)
     else:
-        _print(found)
+        tell(found)
     if not found:
         raise typer.Exit(1)
 
 
-def _print(found: Competition) -> None:
-    title = f"{found.suite.description or found.suite.name}; {found.pairs} pairs, "
-    show.table(HEADER, map(_cells, found.judged), f"{title}{found.threads} threads")
-    for side in found.timed:
-        if not side.samples.steady:
-            typer.echo(f"{side.model}, batch {side.batch}: {side.side.name} did not settle")
-    if found.pairs < LEAST_PAIRS:
-        typer.echo(f"a trial: fewer than {LEAST_PAIRS} pairs decide nothing")
+def _check_options(chosen: Suite, options: Options) -> None:
+    for option, value in options.items():
+        if value and chosen.kind not in _KINDS[option]:
+            raise RecipeError(
+                f"{option} with {chosen.name}, a suite of {chosen.kind}",
+                expected=f"a suite of {' or '.join(_KINDS[option])}",
+            )
 
 
-def _cells(judged: Judged) -> tuple[str, ...]:
-    claim, found = judged.claim, judged.speedup
-    return (
-        judged.candidate.model,
-        str(judged.candidate.batch),
-        claim.candidate,
-        milliseconds(judged.candidate.median_seconds),
-        claim.baseline,
-        milliseconds(judged.baseline.median_seconds),
-        f"{found.median:.2f}",
-        f"[{found.low:.2f}, {found.high:.2f}]",
-        "-" if claim.floor is None else f"{claim.floor:.2f}",
-        judged.verdict or "-",
-        "-" if claim.goal is None else f"{claim.goal:.2f}",
-        judged.goal_verdict or "-",
-        f"{judged.candidate.cosine:.4f}",
-    )
+def _run(chosen: Suite, options: Options, track: Track) -> tuple[Any, Callable[[Any], None]]:
+    """What a suite found, and how to print it."""
+    if isinstance(chosen, LatencySuite):
+        return _latency(chosen, options, track), suite_tables.latency
+    if isinstance(chosen, AccuracySuite):
+        return _accuracy(chosen, options, track), suite_tables.accuracy
+    return _traffic(chosen, options, track), suite_tables.traffic
+
+
+def _latency(chosen: LatencySuite, options: Options, track: Track) -> Any:
+    sizes = integers(options["--batch"], "--batch") if options["--batch"] else ()
+    if sizes and min(sizes) < 1:
+        raise RecipeError(f"--batch {options['--batch']!r}", expected="positive integers")
+    from densenet_deploy.compete import compete
+
+    return compete(chosen, options["--model"] or (), sizes, options["--pairs"], track)
+
+
+def _accuracy(chosen: AccuracySuite, options: Options, track: Track) -> Any:
+    for target in options["--target"] or ():
+        if target not in get_args(Target):
+            raise RecipeError(
+                f"--target {target!r}", expected=f"one of {', '.join(get_args(Target))}"
+            )
+    from densenet_deploy.score import score
+
+    directory = options["--data-dir"] or chosen.data.directory
+    chosen = replace(chosen, data=replace(chosen.data, directory=directory))
+    return score(chosen, options["--target"] or (), options["--seed"] or (), track)
+
+
+def _traffic(chosen: TrafficSuite, options: Options, track: Track) -> Any:
+    from densenet_deploy.weigh import weigh
+
+    return weigh(chosen, options["--model"] or (), track)

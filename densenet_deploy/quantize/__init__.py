@@ -13,7 +13,10 @@ from numpy.typing import NDArray
 from densenet_deploy.errors import DataError, GraphError
 from densenet_deploy.progress import Track, silent
 from densenet_deploy.quantize.half import to_half
-from densenet_deploy.quantize.int8 import to_int8
+from densenet_deploy.quantize.int8 import Calibrated as Calibrated
+from densenet_deploy.quantize.int8 import Int8Result as Int8Result
+from densenet_deploy.quantize.int8 import calibrate as calibrate
+from densenet_deploy.quantize.int8 import to_int8 as to_int8
 from densenet_deploy.recipe import Precision, QuantizeConfig, Target
 
 

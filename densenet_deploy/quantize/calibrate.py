@@ -95,7 +95,8 @@ def _summaries(
 ) -> dict[str, Observation]:
     """Extremes and means, reduced inside the graph."""
     session = _session(_with_summaries(model, names))
-    batches, sizes = [], []
+    batches: list[list[NDArray[np.float32]]] = []
+    sizes: list[int] = []
     for batch in _run(session, images, batch_size, track, title):
         batches.append(batch)
         sizes.append(min(batch_size, len(images) - sum(sizes)))

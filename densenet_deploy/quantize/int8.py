@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
@@ -42,6 +43,7 @@ class Int8Result:
     Attributes:
         model: The graph.
         reference: The same graph before quantization, rewritten and in fp32.
+        config: Policy and calibration.
         steps: What the rewrites did: unfolding, equalization, lowering.
         blocks: What the policy made of each dense block.
         quantized: Names of the quantized convolutions.
@@ -49,9 +51,80 @@ class Int8Result:
 
     model: ir.Model
     reference: ir.Model
+    config: QuantizeConfig
     steps: tuple[RewriteResult, ...]
     blocks: tuple[BlockPlan, ...]
     quantized: tuple[str, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """How it was made, for records: plain values."""
+        return {
+            "policy": self.config.policy,
+            "keep_float": list(self.config.keep_float),
+            "bias_correction": self.config.bias_correction,
+            "rewrites": {name: n for step in self.steps for name, n in step.counts.items()},
+            "convolutions": len(self.quantized),
+            "blocks": {
+                block.block: {"wasted_bits": block.waste, "worst": block.worst}
+                for block in self.blocks
+            },
+        }
+
+
+@dataclass(frozen=True)
+class Calibrated:
+    """A graph that is rewritten and observed, ready to be quantized in whole or in part.
+
+    Attributes:
+        reference: The rewritten graph, in fp32.
+        dialect: How the target wants INT8 written.
+        config: Policy and calibration.
+        steps: What the rewrites did.
+        blocks: What the policy made of each dense block.
+        inputs: What each convolution reads, by the name of its output.
+    """
+
+    reference: ir.Model
+    dialect: Dialect
+    config: QuantizeConfig
+    steps: tuple[RewriteResult, ...]
+    blocks: tuple[BlockPlan, ...]
+    inputs: dict[str, Observation]
+
+    def quantized(self, keep_float: Sequence[str] = ()) -> Int8Result:
+        """Quantizes a copy.
+
+        Args:
+            keep_float: Convolutions that stay in floating point, besides the configuration's.
+
+        Raises:
+            GraphError: No convolution is left to quantize, or `keep_float` names an unknown one.
+        """
+        model, dialect = self.reference.clone(), self.dialect
+        graph = model.graph
+        chosen = _chosen(graph, dialect, (*self.config.keep_float, *keep_float))
+        for block in self.blocks:
+            _add_block_scales(graph, block.covered, dialect)
+        round_limits(graph)
+        if dialect.integers:
+            compute_in_integers(graph)
+        for node in chosen:
+            seen = self.inputs[_key(node)]
+            if scale_of(node.inputs[0]) is None:
+                scale = selected_scale(node.inputs[0]) or self._scale(seen)
+                _add_input_scale(graph, node, scale, chosen)
+            mean = seen.mean if self.config.bias_correction else None
+            _quantize_parameters(graph, node, mean, dialect)
+        RemoveUnusedNodesPass()(model)
+        if dialect.half:
+            to_half(model)
+        names = tuple(node.name or _key(node) for node in chosen)
+        config = replace(self.config, keep_float=(*self.config.keep_float, *keep_float))
+        return Int8Result(model, self.reference, config, self.steps, self.blocks, names)
+
+    def _scale(self, seen: Observation) -> Scale:
+        ends = tensor_range(seen, self.config.method, self.config.percentile)
+        return activation_scale(*ends, self.dialect)
 
 
 def to_int8(
@@ -61,7 +134,18 @@ def to_int8(
     images: Images,
     track: Track = silent,
 ) -> Int8Result:
-    """Quantizes the convolutions of an fp32 graph, in place, for a target.
+    """Quantizes the convolutions of an fp32 graph for a target; takes what `calibrate` takes."""
+    return calibrate(model, config, target, images, track).quantized()
+
+
+def calibrate(
+    model: ir.Model,
+    config: QuantizeConfig,
+    target: Target,
+    images: Images,
+    track: Track = silent,
+) -> Calibrated:
+    """Rewrites a copy of an fp32 graph for INT8 on a target, and observes it.
 
     Args:
         model: The graph, rewritten for float or not.
@@ -71,40 +155,24 @@ def to_int8(
         track: Progress reporter.
 
     Raises:
-        GraphError: There is no convolution to quantize, or `keep_float` names an unknown one.
+        GraphError: There is no convolution to quantize, or an activation is not finite.
     """
     dialect = DIALECTS[target]
     if config.weights:
         dialect = replace(dialect, weights=config.weights)
     look = _Calibration(config, images, track)
+    model = model.clone()
     steps = [rewrite(model, (unfold_preactivation,))]
-    plans = _plan_blocks(model, config, dialect, look)
-    if plans:
-        factors = {name: item for plan in plans for name, item in plan.factors.items()}
+    blocks = _plan_blocks(model, config, dialect, look)
+    if blocks:
+        factors = {name: item for block in blocks for name, item in block.factors.items()}
         steps.append(rewrite(model, (partial(equalize_concat, factors=factors),)))
-        silence_unreachable(model.graph, {k: v for plan in plans for k, v in plan.covered.items()})
-    steps.append(rewrite(model, (INT8_RULES if plans else RULES)[target]))
-    reference, graph = model.clone(), model.graph
-    chosen = _chosen(graph, config.keep_float)
-    observed = look.inputs_of(reference, [_key(node) for node in chosen])
-    for plan in plans:
-        _add_block_scales(graph, plan.covered, dialect)
-    round_limits(graph)
-    if dialect.integers:
-        compute_in_integers(graph)
-    for node in chosen:
-        if scale_of(node.inputs[0]) is None:
-            scale = selected_scale(node.inputs[0])
-            if scale is None:
-                scale = activation_scale(*look.tensor_range(observed[_key(node)]), dialect)
-            _add_input_scale(graph, node, scale, chosen)
-        mean = observed[_key(node)].mean if config.bias_correction else None
-        _quantize_parameters(graph, node, mean, dialect)
-    RemoveUnusedNodesPass()(model)
-    if dialect.half:
-        to_half(model)
-    quantized = tuple(node.name or _key(node) for node in chosen)
-    return Int8Result(model, reference, tuple(steps), tuple(plans), quantized)
+        covered = {name: ends for block in blocks for name, ends in block.covered.items()}
+        silence_unreachable(model.graph, covered)
+    steps.append(rewrite(model, (INT8_RULES if blocks else RULES)[target]))
+    chosen = _chosen(model.graph, dialect, config.keep_float)
+    inputs = look.inputs_of(model, map(_key, chosen))
+    return Calibrated(model, dialect, config, tuple(steps), tuple(blocks), inputs)
 
 
 class _Calibration:
@@ -128,9 +196,6 @@ class _Calibration:
     def channel_ranges(self, seen: Observation) -> tuple[Array, Array]:
         return channel_ranges(seen, self._config.method, self._config.percentile)
 
-    def tensor_range(self, seen: Observation) -> tuple[float, float]:
-        return tensor_range(seen, self._config.method, self._config.percentile)
-
 
 def _key(node: ir.Node) -> str:
     """The name of a node's output: unique, which its own need not be."""
@@ -151,9 +216,15 @@ def _plan_blocks(
     return [plan_block(block, ranges, policy, dialect.signed) for block in blocks]
 
 
-def _chosen(graph: ir.Graph, keep_float: tuple[str, ...]) -> list[ir.Node]:
-    """Convolutions to quantize, in order."""
+def _chosen(graph: ir.Graph, dialect: Dialect, keep_float: tuple[str, ...]) -> list[ir.Node]:
+    """Convolutions to quantize, in order.
+
+    Images have 256 levels, which uint8 with a zero-point takes as they are and int8 around zero
+    does not: there the stem stays in floating point.
+    """
     nodes = [n for n in graph if n.op_type == "Conv" and constant(n.inputs[1]) is not None]
+    if dialect.signed:
+        nodes = [n for n in nodes if n.inputs[0] not in graph.inputs]
     kept = {part: [n for n in nodes if f"{n.name}.".startswith(f"{part}.")] for part in keep_float}
     unknown = [part for part, found in kept.items() if not found]
     if unknown:

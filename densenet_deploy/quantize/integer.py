@@ -42,7 +42,9 @@ def round_limits(graph: ir.Graph) -> None:
         for index, value in enumerate(node.inputs):
             limit = constant(value)
             if scale is not None and limit is not None:
-                rounded = (_levels(limit, scale).astype(np.float64) - scale.zero_point) * scale.scale
+                rounded = (
+                    _levels(limit, scale).astype(np.float64) - scale.zero_point
+                ) * scale.scale
                 name = f"{node.outputs[0].name}.limit"
                 new = add_initializer(graph, name, rounded.astype(np.float32))
                 node.replace_input_with(index, new)
@@ -81,7 +83,7 @@ def _move_behind(graph: ir.Graph, node: ir.Node, scale: Scale) -> None:
     integer = ir.DataType.UINT8 if scale.levels[0] == 0 else ir.DataType.INT8
     after = ir.node("DequantizeLinear", [output, *parameters], name=f"{output.name}.dq")
     describe(after, ir.DataType.FLOAT, output.shape)
-    output.dtype = integer
+    output.type = ir.TensorType(integer)  # not its dtype: clones share the type object
     graph.insert_after(node, after)
     for reader, index in readers:
         reader.replace_input_with(index, after.outputs[0])
@@ -90,4 +92,5 @@ def _move_behind(graph: ir.Graph, node: ir.Node, scale: Scale) -> None:
 def _levels(limit: NDArray[np.float32], scale: Scale) -> NDArray[np.generic]:
     low, high = scale.levels
     levels = np.rint(limit / np.float64(scale.scale)) + int(scale.zero_point)
-    return np.clip(levels, low, high).astype(scale.zero_point.dtype)
+    clipped: NDArray[np.generic] = np.clip(levels, low, high).astype(scale.zero_point.dtype)
+    return clipped

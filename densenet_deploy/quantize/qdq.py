@@ -29,8 +29,8 @@ def add_pair(
     """Quantizes and dequantizes `value` for some of its readers (node, input)."""
     assert value.name is not None
     parameters = [
-        add_initializer(graph, f"{value.name}.scale", np.float32(scale.scale)),
-        add_initializer(graph, f"{value.name}.zero", scale.zero_point),
+        add_initializer(graph, f"{value.name}.scale", np.array(scale.scale)),
+        add_initializer(graph, f"{value.name}.zero", np.array(scale.zero_point)),
     ]
     quantize = ir.node("QuantizeLinear", [value, *parameters], name=f"{value.name}.q")
     dequantize = ir.node("DequantizeLinear", [quantize.outputs[0], *parameters])
@@ -53,7 +53,9 @@ def scale_of(value: ir.Value | None) -> Scale | None:
     if node is None or node.op_type != "DequantizeLinear":
         return None
     scale, zero = constant(node.inputs[1]), constant(node.inputs[2])
-    return None if scale is None or zero is None else Scale(scale[()], zero[()])
+    if scale is None or zero is None or scale.ndim or zero.ndim:
+        return None
+    return Scale(np.float32(scale), zero.dtype.type(zero))
 
 
 @dataclass(frozen=True)

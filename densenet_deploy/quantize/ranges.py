@@ -8,8 +8,6 @@ shrink both ends of the observed range by one factor.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import numpy as np
 from numpy.typing import NDArray
 
@@ -17,8 +15,6 @@ from densenet_deploy.quantize.calibrate import BINS, Observation
 from densenet_deploy.recipe import CalibrationMethod
 
 Array = NDArray[np.float64]
-Cost = Callable[[Array, Array, float, float], float]
-
 _SHRINK = np.linspace(1.0, 0.25, 61)
 _LEVELS = 256
 
@@ -39,13 +35,11 @@ def channel_ranges(
     assert observation.counts is not None
     if method == "percentile":
         return _percentiles(observation, percentile / 100)
-    cost = _square_error if method == "mse" else _divergence
-    rows = zip(observation.counts, observation.centers(), strict=True)
-    ends = zip(observation.low, observation.high, strict=True)
-    factors = np.array(
-        [_best_factor(cost, counts, centers, *end) for (counts, centers), end in zip(rows, ends)]
-    )
-    return observation.low * factors, observation.high * factors
+    cost = _square_errors if method == "mse" else _divergences
+    low, high = observation.low, observation.high
+    costs = [cost(observation, low * factor, high * factor) for factor in _SHRINK]
+    factors = _SHRINK[np.argmin(costs, axis=0)]
+    return low * factors, high * factors
 
 
 def tensor_range(
@@ -65,19 +59,23 @@ def _percentiles(observation: Observation, share: float) -> tuple[Array, Array]:
     return observation.low + first * step, observation.low + last * step
 
 
-def _best_factor(cost: Cost, counts: Array, centers: Array, low: float, high: float) -> float:
-    costs = [cost(counts, centers, low * factor, high * factor) for factor in _SHRINK]
-    return float(_SHRINK[int(np.argmin(costs))])
-
-
-def _square_error(counts: Array, centers: Array, low: float, high: float) -> float:
-    inside = (centers >= low) & (centers <= high)
+def _square_errors(seen: Observation, low: Array, high: Array) -> Array:
+    """(C,) sum over all values of the square of rounding or saturation."""
+    centers, counts = seen.centers(), seen.counts
+    clipped = np.clip(centers, low[:, None], high[:, None])
     rounding = ((high - low) / (_LEVELS - 1)) ** 2 / 12
-    saturation = (centers - np.clip(centers, low, high)) ** 2
-    return float((counts * np.where(inside, rounding, saturation)).sum())
+    inside = clipped == centers
+    errors: Array = (counts * np.where(inside, rounding[:, None], (centers - clipped) ** 2)).sum(1)
+    return errors
 
 
-def _divergence(counts: Array, centers: Array, low: float, high: float) -> float:
+def _divergences(seen: Observation, low: Array, high: Array) -> Array:
+    assert seen.counts is not None
+    channels = zip(seen.counts, seen.centers(), low, high, strict=True)
+    return np.array([_divergence(*channel) for channel in channels])
+
+
+def _divergence(counts: NDArray[np.int64], centers: Array, low: float, high: float) -> float:
     """KL divergence of the clipped histogram from its version on 256 levels."""
     inside = np.flatnonzero((centers >= low) & (centers <= high))
     if len(inside) == 0 or not counts.any():

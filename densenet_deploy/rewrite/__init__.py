@@ -100,11 +100,13 @@ class RewriteResult:
         model: The rewritten model.
         counts: Applications of each rule, by name.
         refusals: Every candidate a rule left alone, with its reason.
+        applied: Where each rule was applied: names of nodes, or of values it was given.
     """
 
     model: ir.Model
     counts: dict[str, int] = field(default_factory=dict)
     refusals: tuple[Refusal, ...] = ()
+    applied: dict[str, tuple[str, ...]] = field(default_factory=dict)
 
     def summary(self) -> str:
         """One line for people."""
@@ -118,12 +120,13 @@ def rewrite(model: ir.Model, rules: Sequence[Rule]) -> RewriteResult:
 
     A rule that takes more than a graph is bound first: `partial(equalize_concat, factors=...)`.
     """
-    counts: dict[str, int] = {}
+    applied: dict[str, tuple[str, ...]] = {}
     refusals: list[Refusal] = []
     for rule in rules:
         outcome = rule(model.graph)
-        counts[outcome.rule] = counts.get(outcome.rule, 0) + outcome.count
+        applied[outcome.rule] = (*applied.get(outcome.rule, ()), *outcome.applied)
         refusals += outcome.refusals
     tidy = Sequential(passes.RemoveUnusedNodesPass(), passes.TopologicalSortPass())
     tidy(model)
-    return RewriteResult(model, counts, tuple(refusals))
+    counts = {name: len(names) for name, names in applied.items()}
+    return RewriteResult(model, counts, tuple(refusals), applied)

@@ -28,8 +28,17 @@ class Outcome:
     """Applications and refusals of one rule over one graph."""
 
     rule: str
-    count: int = 0
+    applied: list[str] = field(default_factory=list)
     refusals: list[Refusal] = field(default_factory=list)
+
+    @property
+    def count(self) -> int:
+        """How often the rule was applied."""
+        return len(self.applied)
+
+    def apply(self, node: str | None) -> None:
+        """Records that the candidate at `node` was rewritten."""
+        self.applied.append(node or "an unnamed node")
 
     def refuse(self, node: str | None, reason: str) -> None:
         """Records why the candidate at `node` stays as it is."""
@@ -37,10 +46,10 @@ class Outcome:
 
     @contextmanager
     def attempt(self, node: str | None) -> Iterator[None]:
-        """Counts what is done inside as one application, or records why it was `Refused`."""
+        """Records what is done inside as one application, or why it was `Refused`."""
         try:
             yield
         except Refused as refused:
             self.refuse(node, str(refused))
         else:
-            self.count += 1
+            self.apply(node)

@@ -27,7 +27,7 @@ def pool_before_conv(graph: ir.Graph) -> Outcome:
             outcome.refuse(label(conv), reason)
         else:
             _swap(graph, conv, pool)
-            outcome.count += 1
+            outcome.apply(label(conv))
     return outcome
 
 

@@ -24,7 +24,7 @@ _NOT_IN_THE_GRAPH = ["WeightBiasQuantization"]
 
 def open_model(bundle: Bundle, backend: str, precision: Precision, threads: int) -> Runner:
     """Loads a bundle's graph; see `densenet_deploy.runtime.open_runner`."""
-    session = _session(bundle.model(precision), backend, threads)
+    session = _session(bundle.model(precision, backend), backend, threads)
     infer = _infer(session, bundle.manifest.input.name, bundle.manifest.output.name)
     return Runner(bundle, backend, precision, infer)
 

@@ -15,7 +15,8 @@ from densenet_deploy.runtime.runner import Array, Infer, Runner
 
 def open_model(bundle: Bundle, backend: str, precision: Precision, threads: int) -> Runner:
     """Loads a bundle's graph; see `densenet_deploy.runtime.open_runner`."""
-    return Runner(bundle, backend, precision, open_graph(bundle.model(precision), backend, threads))
+    infer = open_graph(bundle.model(precision, backend), backend, threads)
+    return Runner(bundle, backend, precision, infer)
 
 
 def open_graph(path: Path, backend: str, threads: int) -> Infer:

@@ -14,6 +14,7 @@ from tests.test_compete import judged, suite_of
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 SUITE = """
+kind = "latency"
 name = "small"
 description = "A small suite"
 models = ["{model}"]
@@ -97,6 +98,119 @@ def test_what_the_table_warns_of(
         "net, batch 1: fp32 on onnxruntime did not settle",
         "a trial: fewer than 20 pairs decide nothing",
     ]
+
+
+ACCURACY = """
+kind = "accuracy"
+name = "few"
+recipe = "fashion-mnist"
+targets = ["onnxruntime", "openvino"]
+seeds = [0, 1]
+threads = 1
+
+[data]
+sample = true
+test_images = 100
+
+[contract]
+mean_drop = 5
+upper_drop = 20
+agreement = {agreement}
+"""
+RECIPE = """
+name = "fashion-mnist"
+[quantize]
+images = 16
+method = "minmax"
+"""
+
+
+@pytest.fixture
+def accuracy(tmp_path: Path) -> Path:
+    recipe, path = tmp_path / "recipe.toml", tmp_path / "few.toml"
+    recipe.write_text(RECIPE, encoding="utf-8")
+    text = ACCURACY.replace('"fashion-mnist"', f'"{recipe}"')
+    path.write_text(text.format(agreement=90), encoding="utf-8")
+    return path
+
+
+def test_an_accuracy_suite(command: Command, accuracy: Path, tmp_path: Path) -> None:
+    done = command(
+        *("suite", accuracy, "--target", "openvino", "--out", tmp_path / "my-machine", "-q")
+    )
+    assert (done.code, done.err) == (0, "")
+    title, header, _, *rows = done.out.splitlines()
+    told = json.loads((tmp_path / "my-machine" / "few.json").read_text(encoding="utf-8"))
+    top1 = f"{told['reference']['top1']:.2f}"
+    assert title.strip() == f"few; 100 images, fp32 {top1} %"
+    assert header.split()[:4] == ["target", "backend", "seed", "top-1"]
+    assert [row.split()[:3] for row in rows] == [
+        ["openvino", "openvino", label] for label in ("0", "1", "mean")
+    ]
+    assert [row.split()[-2:] for row in rows] == [["pass", "-"]] * 3
+    assert [row["seed"] for row in told["results"]] == [0, 1]
+    assert rows[2].split()[6] == f"{told['means'][0]['agreement']:.2f}"
+
+
+def test_a_broken_contract_exits_1(command: Command, accuracy: Path) -> None:
+    text = accuracy.read_text(encoding="utf-8")
+    strict = text.replace("upper_drop = 20", "upper_drop = -50")
+    accuracy.write_text(strict, encoding="utf-8")
+    done = command("suite", accuracy, "--target", "onnxruntime", "--seed", "0", "-q")
+    assert (done.code, done.err) == (1, "")
+    *_, failure, trial = done.out.splitlines()
+    assert failure.startswith("onnxruntime, seed 0: top-1 ") and "allowed -50" in failure
+    assert trial == "a trial: the mean of other seeds than the suite's decides nothing"
+
+
+def test_all_images_from_a_directory(command: Command, accuracy: Path, tmp_path: Path) -> None:
+    """--data-dir names the whole data set, whatever the suite says."""
+    found = command("suite", accuracy, "--data-dir", tmp_path).refusal()
+    assert f"no Fashion-MNIST files in {tmp_path}" in found
+
+
+TRAFFIC = """
+kind = "traffic"
+name = "moved"
+models = ["{model}"]
+graphs = ["plain-fp16", "int8"]
+
+[[limits]]
+graph = "int8"
+megabytes = 1e-3
+goal = 100
+"""
+
+
+def test_a_traffic_suite(command: Command, tiny_recipe: Path, tmp_path: Path) -> None:
+    pytest.importorskip("tensorrt_rtx", reason="TensorRT-RTX is not installed")
+    path = tmp_path / "moved.toml"
+    path.write_text(TRAFFIC.format(model=tiny_recipe), encoding="utf-8")
+    done = command("suite", path, "--out", tmp_path / "found.json", "-q")
+    assert (done.code, done.err) == (1, "")
+    title, header, _, plain, int8, failure = done.out.splitlines()
+    assert title.strip().startswith("moved; tensorrt-rtx 1.")
+    assert header.split()[:6] == ["model", "graph", "MB", "in", "MB", "out"]
+    assert plain.split()[1] == "plain-fp16" and plain.split()[-5:-1] == ["-", "-", "-", "-"]
+    assert int8.split()[1] == "int8" and int8.split()[-5:-1] == ["0.00", "fail", "100.00", "pass"]
+    assert ", int8: " in failure and "MB, allowed 0.001" in failure
+    told = json.loads((tmp_path / "found.json").read_text(encoding="utf-8"))
+    assert [row["verdict"] for row in told["results"]] == [None, "fail"]
+    other = command("suite", path, "--model", "densenet-bc-10-4", "--json", "-q")
+    rows = json.loads(other.out)["results"]
+    assert other.code == 0 and {row["model"] for row in rows} == {"densenet-bc-10-4"}
+    assert {row["verdict"] for row in rows} == {None}
+
+
+def test_options_of_another_kind(command: Command, suite: Path, accuracy: Path) -> None:
+    found = command("suite", accuracy, "--pairs", "3").refusal()
+    assert found == "--pairs with few, a suite of accuracy; expected a suite of latency."
+    found = command("suite", accuracy, "--model", "densenet121").refusal()
+    assert found.endswith("expected a suite of latency or traffic.")
+    assert "expected a suite of accuracy" in command("suite", suite, "--seed", "0").refusal()
+    assert "expected a suite of accuracy" in command("suite", suite, "--data-dir", "x").refusal()
+    found = command("suite", accuracy, "--target", "cuda").refusal()
+    assert "--target 'cuda'; expected one of tensorrt, tensorrt-rtx, onnxruntime" in found
 
 
 def test_bad_input(command: Command, suite: Path) -> None:

@@ -1,27 +1,26 @@
-"""INT8 graphs: only the Q/DQ forms TensorRT accepts, and scales computed a second way."""
+"""Stored integers against the numbers they stand for, as onnx.reference computes them."""
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import replace
+from typing import Any, get_args
 
 import numpy as np
-import onnx
 import onnx_ir as ir
 import pytest
-import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
-from onnx import TensorProto, numpy_helper
-from torch.nn import functional
 
-from densenet_deploy.errors import GraphError
 from densenet_deploy.export import to_bytes
-from densenet_deploy.quantize.qdq import insert_qdq, quantizable, weight_scales
+from densenet_deploy.quantize.dialect import DIALECTS, Dialect, Scale, activation_scale
+from densenet_deploy.quantize.qdq import add_pair, quantize_weight, scale_of, set_parameters
+from densenet_deploy.recipe import WeightScales
 from tests.graphs import (
-    Arrays,
-    exported,
+    arrays,
+    difference,
     graph,
+    nodes_of,
     normal,
     operators,
     run_onnxruntime,
@@ -29,224 +28,188 @@ from tests.graphs import (
     run_reference,
 )
 
-BODY = """
-    c = Conv <pads = [1, 1, 1, 1]>(x, w, b) r = Relu(c) d = Conv(r, v)
-    k = Concat <axis = 1>(x, d) y = Conv <strides = [2, 2]>(k, u)
-"""
-WEIGHTS = {
-    "w": normal(5, 4, 3, 3, seed=1),
-    "b": normal(5, seed=2),
-    "v": normal(3, 5, 1, 1, seed=3),
-    "u": normal(6, 7, 2, 2, seed=4),
-}
-RANGES = {"x": 4.0, "r": 20.0, "k": 30.0}
+FORMS: tuple[WeightScales, ...] = get_args(WeightScales)
+SCALE = Scale(np.float32(1 / 128), np.int8(0))
 
 
-def quantized(model: ir.Model, ranges: dict[str, float]) -> onnx.ModelProto:
-    """A quantized copy that the checker accepts."""
-    copy = model.clone()
-    insert_qdq(copy, ranges)
-    return onnx.load_from_string(to_bytes(copy))
+def dialect(form: WeightScales, half: bool = False) -> Dialect:
+    """What TensorRT takes, with another form of weights."""
+    return replace(DIALECTS["tensorrt"], weights=form, half=half)
 
 
-class Quantized:
-    """Looks at a quantized model as TensorRT's parser does."""
-
-    def __init__(self, proto: onnx.ModelProto) -> None:
-        self.nodes = list(proto.graph.node)
-        self.arrays = {t.name: numpy_helper.to_array(t) for t in proto.graph.initializer}
-        self.maker = {node.output[0]: node for node in self.nodes}
-        self.convolutions = [node for node in self.nodes if node.op_type == "Conv"]
-
-    def activation(self, node: onnx.NodeProto) -> tuple[str, NDArray[Any], NDArray[Any]]:
-        """Tensor, scale and zero-point of a convolution's data input."""
-        dequantize = self.maker[node.input[0]]
-        quantize = self.maker[dequantize.input[0]]
-        assert (quantize.op_type, dequantize.op_type) == ("QuantizeLinear", "DequantizeLinear")
-        assert quantize.input[1:] == dequantize.input[1:]
-        _, scale, zero = quantize.input
-        return quantize.input[0], self.arrays[scale], self.arrays[zero]
-
-    def weight(self, node: onnx.NodeProto) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
-        """Levels, scales and zero-points of a convolution's weight."""
-        dequantize = self.maker[node.input[1]]
-        assert dequantize.op_type == "DequantizeLinear"
-        assert {a.name: a.i for a in dequantize.attribute} == {"axis": 0}
-        levels, scales, zeros = (self.arrays[name] for name in dequantize.input)
-        return levels, scales, zeros
+def steps(weight: NDArray[Any], form: WeightScales) -> NDArray[Any]:
+    """Distance of two levels, by channel, in exact arithmetic."""
+    rows = np.abs(weight).reshape(len(weight), -1).max(1) / 127
+    return np.full_like(rows, rows.max()) if form == "per-tensor" else rows
 
 
-def assert_importable(found: Quantized) -> None:
-    """The rules of TensorRT's ONNX parser for INT8."""
-    for node in found.nodes:
-        if node.op_type not in ("QuantizeLinear", "DequantizeLinear"):
-            continue
-        scale, zero = found.arrays[node.input[1]], found.arrays[node.input[2]]
-        assert zero.dtype == np.int8 and not zero.any() and zero.shape == scale.shape
-        assert scale.dtype == np.float32 and (scale > 0).all() and np.isfinite(scale).all()
-        if node.op_type == "DequantizeLinear" and node.input[0] in found.arrays:
-            assert found.arrays[node.input[0]].dtype == np.int8, "no int32 biases"
-    for node in found.convolutions:
-        assert found.activation(node)[1].shape == ()
-        levels, scales, _ = found.weight(node)
-        assert scales.shape == levels.shape[:1]
-        assert levels.dtype == np.int8 and levels.min() >= -127
-        assert found.arrays[node.input[2]].dtype == np.float32, "biases stay in floating point"
-
-
-def test_an_exported_net() -> None:
-    export = exported("densenet-bc-40-12")
-    names = [str(node.inputs[0].name) for node in quantizable(export.model.graph) if node.inputs[0]]
-    ranges = {name: 0.1 + index for index, name in enumerate(names)}
-    found = Quantized(quantized(export.model, ranges))
-    assert_importable(found)
-    assert len(found.convolutions) == 39
-    originals = {
-        node.outputs[0].name: node.inputs[1].const_value.numpy()
-        for node in export.model.graph
-        if node.op_type == "Conv" and node.inputs[1] and node.inputs[1].const_value
-    }
-    for node in found.convolutions:
-        name, scale, _ = found.activation(node)
-        assert scale == pytest.approx(ranges[name] / 127, rel=1e-6)
-        assert_reconstructs(originals[node.output[0]], *found.weight(node)[:2])
-    kinds = [node.op_type for node in found.nodes]
-    assert (kinds.count("QuantizeLinear"), kinds.count("DequantizeLinear")) == (39, 78)
-    classifier = next(node for node in found.nodes if node.op_type == "Gemm")
-    assert found.arrays[classifier.input[1]].dtype == np.float32
-    assert found.maker[classifier.input[0]].op_type == "Reshape"
-
-
-def assert_reconstructs(
-    weight: NDArray[Any], levels: NDArray[Any], scales: NDArray[np.float32]
+@settings(max_examples=100, derandomize=True)
+@given(
+    st.sampled_from(FORMS),
+    st.booleans(),
+    st.tuples(st.integers(1, 4), st.integers(1, 3), st.sampled_from([1, 3])),
+    st.floats(-3, 2),
+    st.integers(0, 2**32 - 1),
+)
+def test_a_weight_is_off_by_half_a_step(
+    form: WeightScales, half: bool, shape: tuple[int, int, int], exponent: float, seed: int
 ) -> None:
-    """Every weight within half a step, and no step larger than needed."""
-    largest = np.abs(weight).max((1, 2, 3))
-    np.testing.assert_allclose(scales, largest / 127, rtol=1e-6)
-    steps = scales.astype(np.float64).reshape(-1, 1, 1, 1)
-    assert (np.abs(levels * steps - weight) <= steps * 0.50001).all()
-    assert (np.abs(levels.astype(int)).max((1, 2, 3)) == 127).all()
+    weight = normal(*shape, shape[2], seed=seed) * np.float32(10**exponent)
+    weight *= np.exp(normal(len(weight), 1, 1, 1, seed=seed + 1))
+    weight[-1, 0] *= 0 if len(weight) > 1 else 1
+    found = quantize_weight(weight, dialect(form, half))
+    assert found.levels.dtype == np.int8 and np.abs(found.levels.astype(int)).max() <= 127
+    assert found.scales.shape == ((len(weight),) if form == "per-channel" else (1,))
+    assert (found.multiplier is not None) == (form == "per-channel-mul")
+    # Scales round in half by one part in 2048 each, of up to 127 levels; its least is 6e-5.
+    slack = 2 * 127 / 2048 if half else 1e-4
+    step = np.maximum(steps(weight, form), 6.2e-5 if half else 0)
+    if half and form == "per-channel-mul":
+        step = np.maximum(step, 6.2e-5 * found.scales)
+    error = np.abs(found.dequantized() - weight).reshape(len(weight), -1).max(1)
+    assert (error <= (0.5 + slack) * step + 1e-12).all()
+    if half:
+        for stored in (found.scales, found.multiplier):
+            assert stored is None or (stored == stored.astype(np.float16)).all()
 
 
-def test_the_numbers_are_those_of_the_definition() -> None:
-    images = normal(2, 4, 8, 8, seed=5)
-    model = graph("y = Conv <pads = [1, 1, 1, 1]>(x, w, b)", {k: WEIGHTS[k] for k in "wb"})
-    limit = 2.0  # some pixels saturate
-    step = np.float32(limit / 127)
-    levels = np.clip(np.round(images / step), -128, 127)
-    weight = WEIGHTS["w"].astype(np.float64)
-    steps = np.abs(weight).max((1, 2, 3), keepdims=True) / 127
-    rounded = np.round(weight / steps) * steps
-    expected = functional.conv2d(
-        torch.from_numpy(levels.astype(np.float64) * step),
-        torch.from_numpy(rounded),
-        torch.from_numpy(WEIGHTS["b"].astype(np.float64)),
-        padding=1,
-    ).numpy()
-    proto = quantized(model, {"x": limit})
-    found = run_onnxruntime(proto.SerializeToString(), images)
-    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-4)
-    assert np.abs(found - run_onnxruntime(model, images)).max() > 0.1, "saturation shows"
+def convolution(
+    weight: NDArray[Any], bias: NDArray[Any], target: Dialect, tail: str = "y = Relu(c)"
+) -> tuple[ir.Model, NDArray[Any]]:
+    """x -> Q/DQ -> Conv -> tail with parameters as the target takes them, and the weight."""
+    model = graph(f"c = Conv(x, w) {tail}", {"w": weight})
+    (conv,) = nodes_of(model, "Conv")
+    source = model.graph.inputs[0]
+    scale = SCALE if target.signed else activation_scale(0, 255 / 128, target)
+    add_pair(model.graph, source, scale, [(conv, 0)])
+    stored = quantize_weight(weight, target)
+    set_parameters(model.graph, conv, stored, bias, target)
+    return ir.from_proto(ir.to_proto(model)), stored.dequantized()
 
 
-def test_onnxruntime_agrees_with_the_reference() -> None:
-    images = normal(2, 4, 8, 8)
-    proto = quantized(graph(BODY, WEIGHTS), RANGES)
-    expected = run_reference(ir.from_proto(proto), images)
-    found = run_onnxruntime(proto.SerializeToString(), images)
-    # A sum on a rounding boundary may fall to either side.
-    assert np.abs(found - expected).max() < 0.05 * np.abs(expected).max()
-    assert np.abs(found - expected).mean() < 1e-3 * np.abs(expected).max()
+TARGETS = {form: dialect(form) for form in FORMS} | {"integers": DIALECTS["onnxruntime"]}
 
 
-def test_a_tensor_read_by_two_convolutions_is_quantized_once() -> None:
-    body = "c = Conv(x, v) d = Conv(x, v) y = Add(c, d)"
-    proto = quantized(graph(body, {"v": normal(3, 4, 1, 1)}), {"x": 3.0})
-    kinds = [node.op_type for node in proto.graph.node]
-    assert (kinds.count("QuantizeLinear"), kinds.count("DequantizeLinear")) == (1, 3)
-    assert_importable(Quantized(proto))
+@pytest.mark.parametrize("biased", [False, True])
+@pytest.mark.parametrize("form", TARGETS)
+def test_the_graph_computes_what_the_weight_stands_for(form: str, biased: bool) -> None:
+    weight, bias = normal(3, 4, 1, 1, seed=1), normal(3, seed=2).astype(np.float64) * biased
+    model, exact = convolution(weight, bias, TARGETS[form], "y = Identity(c)")
+    to_bytes(model)
+    images = np.zeros((4, 4, 8, 8), np.float32)
+    images[range(4), range(4)] = 0.5  # on a level
+    expected = np.broadcast_to((0.5 * exact[:, :, 0, 0].T + bias)[..., None, None], (4, 3, 8, 8))
+    product = steps(weight, "per-channel").max() / 128 if form == "integers" else 0
+    for run in (run_reference, run_onnxruntime, run_openvino):
+        assert np.abs(run(model, images) - expected).max() <= 0.51 * product + 1e-6
 
 
-def test_other_readers_keep_the_exact_tensor() -> None:
-    found = Quantized(quantized(graph(BODY, WEIGHTS), RANGES))
-    concat = next(node for node in found.nodes if node.op_type == "Concat")
-    assert concat.input[0] == "x" and found.maker[concat.input[1]].op_type == "Conv"
-    assert found.activation(found.convolutions[0])[0] == "x"
+def test_forms_of_a_bias() -> None:
+    weight, bias = normal(3, 4, 1, 1), normal(3, seed=2).astype(np.float64)
+    found = {form: convolution(weight, bias, target)[0] for form, target in TARGETS.items()}
+    for form in ("per-channel", "per-tensor"):
+        (conv,) = nodes_of(found[form], "Conv")
+        stored = arrays(found[form])[str(conv.inputs[2].name)]  # type: ignore[union-attr]
+        np.testing.assert_array_equal(stored, bias.astype(np.float32))
+    behind = [node.op_type for node in found["per-channel-mul"].graph][-4:]
+    assert behind == ["Conv", "Mul", "Add", "Relu"]
+    assert len(nodes_of(found["per-channel-mul"], "Conv")[0].inputs) < 3 or (
+        nodes_of(found["per-channel-mul"], "Conv")[0].inputs[2] is None
+    )
+    (conv,) = nodes_of(found["integers"], "Conv")
+    dequantize = conv.inputs[2].producer()  # type: ignore[union-attr]
+    assert dequantize is not None and dequantize.op_type == "DequantizeLinear"
+    values = arrays(found["integers"])
+    levels, scales = (values[str(value.name)] for value in dequantize.inputs[:2] if value)
+    assert levels.dtype == np.int32 and scales.dtype == np.float32
+    weight_scales = steps(weight, "per-channel").astype(np.float32)
+    np.testing.assert_allclose(scales, weight_scales / 128, rtol=1e-6)
+    np.testing.assert_allclose(levels * scales.astype(np.float64), bias, atol=scales.max())
 
 
-def test_nodes_without_names() -> None:
-    model = graph(BODY, WEIGHTS)
+def test_a_bias_too_large_for_32_bits_saturates() -> None:
+    weight = np.full((3, 4, 1, 1), 1e-9, np.float32)
+    model, _ = convolution(weight, np.array([-1e9, 0, 1e9]), DIALECTS["onnxruntime"])
+    (stored,) = (array for array in arrays(model).values() if array.dtype == np.int32)
+    np.testing.assert_array_equal(stored, [-(2**31) + 1, 0, 2**31 - 1])
+
+
+def test_a_missing_bias_is_one_that_vanishes() -> None:
+    """OpenVINO drops a bias of zero, and computes wrong numbers without one."""
+    weight = normal(3, 4, 1, 1)
+    for form in FORMS:
+        model, _ = convolution(weight, np.zeros(3), dialect(form))
+        (conv,) = nodes_of(model, "Conv")
+        if form == "per-channel-mul":
+            assert "Add" not in operators(model)
+        else:
+            bias = arrays(model)[str(conv.inputs[2].name)]  # type: ignore[union-attr]
+            assert bias.all() and (np.float32(1e-6) + bias == np.float32(1e-6)).all()
+
+
+def test_the_multiplier_goes_behind_max_pools() -> None:
+    pools = "p = MaxPool <kernel_shape = [2, 2]>(c) q = MaxPool <kernel_shape = [2, 2]>(p)"
+    weight, bias = normal(3, 4, 1, 1), normal(3).astype(np.float64)
+    found = [
+        convolution(weight, bias, dialect(form), f"{pools} y = Relu(q)")[0]
+        for form in ("per-channel-mul", "per-channel")
+    ]
+    order = [node.op_type for node in found[0].graph]
+    assert order[-6:] == ["Conv", "MaxPool", "MaxPool", "Mul", "Add", "Relu"]
+    images = normal(2, 4, 8, 8) / 4
+    first, second = (run_reference(model, images) for model in found)
+    assert difference(first, second) <= 1e-5
+
+
+def test_a_pair_serves_the_readers_named_alone() -> None:
+    model = graph("a = Relu(x) b = Sigmoid(a) c = Tanh(a) y = Add(a, c)", {})
+    nodes = {node.op_type: node for node in model.graph}
+    value = nodes["Relu"].outputs[0]
+    scale = Scale(np.float32(0.25), np.uint8(7))
+    add_pair(model.graph, value, scale, [(nodes["Tanh"], 0), (nodes["Add"], 0)])
+    assert nodes["Sigmoid"].inputs[0] is value
+    assert nodes["Tanh"].inputs[0] is nodes["Add"].inputs[0] is not value
+    assert scale_of(nodes["Tanh"].inputs[0]) == scale
+    to_bytes(model)
+    quantized = np.clip(np.rint(np.maximum(normal(2, 4, 8, 8), 0) * 4) + 7, 0, 255)
+    restored = (quantized - 7).astype(np.float32) / 4
+    expected = restored + np.tanh(restored)
+    assert difference(run_reference(model, normal(2, 4, 8, 8)), expected) <= 1e-6
+
+
+def test_scale_of_what_has_none() -> None:
+    model, _ = convolution(normal(3, 4, 1, 1), np.zeros(3), dialect("per-channel"))
+    (conv,) = nodes_of(model, "Conv")
+    assert scale_of(None) is None and scale_of(model.graph.inputs[0]) is None
+    assert scale_of(conv.inputs[0]) == SCALE
+    assert scale_of(conv.inputs[1]) is None, "one scale for each channel"
+
+
+@pytest.mark.parametrize("form", TARGETS)
+def test_an_all_zero_weight(form: str) -> None:
+    bias = normal(3).astype(np.float64)
+    model, exact = convolution(np.zeros((3, 4, 1, 1), np.float32), bias, TARGETS[form])
+    assert not exact.any()
+    found, expected = run_onnxruntime(model, normal(2, 4, 8, 8)), np.maximum(bias, 0)
+    if form == "integers":
+        assert np.isfinite(found).all()
+    else:
+        np.testing.assert_allclose(found[0, :, 0, 0], expected, rtol=1e-6)
+
+
+def test_other_ranks_and_nodes_without_names() -> None:
+    model = graph(
+        "c = Conv(x, w) d = Conv(x, w) y = Add(c, d)",
+        {"w": normal(3, 4, 3)},
+        "float[N, 4, 8] x",
+        "float[N, K, P] y",
+    )
+    convolutions = nodes_of(model, "Conv")
     for node in model.graph:
         node.name = ""
-    assert_importable(Quantized(quantized(model, RANGES)))
-
-
-def test_a_given_bias_stays_and_a_missing_one_changes_nothing() -> None:
-    found = Quantized(quantized(graph(BODY, WEIGHTS), RANGES))
-    first, second, third = found.convolutions
-    np.testing.assert_array_equal(found.arrays[first.input[2]], WEIGHTS["b"])
-    for node, channels in ((second, 3), (third, 6)):
-        bias = found.arrays[node.input[2]]
-        assert bias.shape == (channels,) and bias.dtype == np.float32
-        assert (np.float32(1e-6) + bias == np.float32(1e-6)).all(), "vanishes in any sum"
-
-
-def test_convolutions_with_computed_weights_are_left_alone() -> None:
-    body = "c = Conv(x, v) m = Abs(v) y = Conv(x, m)"
-    model = graph(f"{body} z = Add(c, y)", {"v": normal(3, 4, 1, 1)})
-    assert [node.name for node in quantizable(model.graph)] == ["c"]
-    proto = quantized(model, {"x": 3.0})
-    computed = next(node for node in proto.graph.node if node.name == "y")
-    assert list(computed.input) == ["x", "m"]
-
-
-def test_an_all_zero_channel_and_an_all_zero_activation() -> None:
-    weight = normal(3, 4, 1, 1)
-    weight[1] = 0
-    proto = quantized(graph("y = Conv(x, w, b)", {"w": weight, "b": normal(3)}), {"x": 0.0})
-    found = Quantized(proto)
-    assert_importable(found)
-    assert not found.weight(found.convolutions[0])[0][1].any()
-    for images in (np.zeros((2, 4, 8, 8), np.float32), normal(2, 4, 8, 8)):
-        expected = np.broadcast_to(normal(3).reshape(1, 3, 1, 1), (2, 3, 8, 8))
-        for run in (run_onnxruntime, run_openvino):
-            np.testing.assert_allclose(run(ir.from_proto(proto), images), expected, atol=1e-6)
-
-
-def test_a_convolution_in_one_dimension() -> None:
-    model = graph("y = Conv(x, w)", {"w": normal(3, 4, 3)}, "float[N, 4, 8] x", "float[N, K, P] y")
-    assert_importable(Quantized(quantized(model, {"x": 3.0})))
-
-
-@settings(max_examples=50, derandomize=True)
-@given(st.integers(1, 5), st.integers(1, 4), st.floats(-38, 30), st.integers(0, 2**32 - 1))
-def test_weight_scales(channels: int, inputs: int, exponent: float, seed: int) -> None:
-    weight = normal(channels, inputs, 3, 3, seed=seed) * np.float32(10.0**exponent)
-    weight[0] = 0
-    scales = weight_scales(weight)
-    assert scales.dtype == np.float32 and scales.shape == (channels,)
-    assert (scales > 0).all() and np.isfinite(1 / scales).all()
-    largest = np.abs(weight.astype(np.float64)).max((1, 2, 3))
-    normal_numbers = largest / 127 > 1.2e-38
-    np.testing.assert_allclose(scales[normal_numbers], largest[normal_numbers] / 127, rtol=1e-6)
-
-
-@pytest.mark.parametrize("body", ["y = Relu(x)", "m = Abs(v) y = Conv(x, m)"])
-def test_nothing_to_quantize(body: str) -> None:
-    used: Arrays = {"v": normal(3, 4, 1, 1)} if "v" in body.split("(")[1] else {}
-    with pytest.raises(GraphError, match="no convolution with constant weights to quantize"):
-        insert_qdq(graph(body, used), {"x": 1.0})
-
-
-@pytest.mark.parametrize("largest", [np.inf, np.nan])
-def test_a_range_that_is_not_finite(largest: float) -> None:
-    model = graph("y = Conv(x, v)", {"v": normal(3, 4, 1, 1)})
-    with pytest.raises(GraphError, match=f"activation x reaches {largest} during calibration"):
-        insert_qdq(model, {"x": largest})
-
-
-def test_only_int8_and_float32_are_stored() -> None:
-    proto = quantized(graph(BODY, WEIGHTS), RANGES)
-    kinds = {tensor.data_type for tensor in proto.graph.initializer}
-    assert kinds == {TensorProto.INT8, TensorProto.FLOAT}
-    assert operators(ir.from_proto(proto))["QuantizeLinear"] == 3
+    add_pair(model.graph, model.graph.inputs[0], SCALE, [(node, 0) for node in convolutions])
+    for conv in convolutions:
+        weight = quantize_weight(normal(3, 4, 3), dialect("per-channel"))
+        set_parameters(model.graph, conv, weight, np.zeros(3), dialect("per-channel"))
+    to_bytes(model)
+    assert operators(model)["QuantizeLinear"] == 1, "one pair for both"

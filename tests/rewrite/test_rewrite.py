@@ -16,12 +16,12 @@ from densenet_deploy.recipe import Target
 from densenet_deploy.rewrite import (
     INT8_RULES,
     RULES,
+    Equalization,
     RewriteResult,
     Rule,
     chain_concat,
     depthwise_preactivation,
     equalize_concat,
-    equalize_weights,
     fold_preactivation,
     pool_before_conv,
     relu_after_pool,
@@ -140,9 +140,23 @@ def test_the_rules_for_int8_leave_no_norm_and_no_pool_to_the_cpu() -> None:
 
 
 def test_a_rule_that_is_bound_and_one_that_is_applied_twice() -> None:
-    model = graph("c = Conv(x, w) r = Relu(c) y = Conv(r, w)", {"w": normal(4, 4, 1, 1)})
-    rule = partial(equalize_weights, factors={"c": np.full(4, 2.0)})
-    assert rewrite(model, [rule, rule]).counts == {"equalize_weights": 2}
+    body = "c = Conv(x, w) n = BatchNormalization(c, gamma, beta, mean, var) y = Relu(n)"
+    model = graph(body, batchnorm() | {"w": normal(4, 4, 1, 1)})
+    factors = {"c": Equalization(np.full(4, 2.0), np.zeros(4))}
+    rule = partial(equalize_concat, factors=factors)
+    result = rewrite(model, [rule, rule])
+    assert result.counts == {"equalize_concat": 2}
+    assert result.applied == {"equalize_concat": ("c", "c")}
+
+
+def test_where_rules_were_applied() -> None:
+    result = rewrite(exported("densenet-bc-40-12", fuse=False).model, BOTH)
+    assert result.counts == {name: len(names) for name, names in result.applied.items()}
+    transitions = [f"features.transition{number}" for number in (1, 2)]
+    assert result.applied["pool_before_conv"] == tuple(f"{name}.conv" for name in transitions)
+    norms = result.applied["fold_preactivation"]
+    assert norms[:2] == tuple(f"features.denseblock1.denselayer{n}.norm1" for n in (1, 2))
+    assert {f"{name}.norm" for name in transitions} < set(norms) and norms[-1] == "features.norm5"
 
 
 def test_what_became_unused_is_removed_and_the_order_is_topological() -> None:

@@ -1,0 +1,138 @@
+"""How what a suite found looks on a terminal: a table, then what it cannot say."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import typer
+
+from densenet_deploy.cli import show
+from densenet_deploy.paired import LEAST_PAIRS
+from densenet_deploy.results import milliseconds
+
+if TYPE_CHECKING:
+    from densenet_deploy.compete import Competition, Judged
+    from densenet_deploy.fidelity import Averaged, Scored
+    from densenet_deploy.score import Scores
+    from densenet_deploy.weigh import Weighed, Weighing
+
+_LATENCY = (
+    *("model", "batch", "candidate", "ms", "over", "ms", "speed-up", "95 % interval"),
+    *("floor", "verdict", "goal", "verdict", "cosine"),
+)
+_ACCURACY = (
+    *("target", "backend", "seed", "top-1 %", "drop", "95 % bound", "agreement %"),
+    *("KL nats", "SQNR dB", "seconds", "verdict", "goal"),
+)
+_TRAFFIC = (
+    *("model", "graph", "MB in", "MB out", "MB", "kernels", "Int8 convolutions"),
+    *("floor", "verdict", "goal", "verdict", "seconds"),
+)
+
+
+def latency(found: Competition) -> None:
+    """Prints a row for each comparison, and what did not settle."""
+    title = f"{found.suite.description or found.suite.name}; {found.pairs} pairs, "
+    show.table(_LATENCY, map(_compared, found.judged), f"{title}{found.threads} threads")
+    for side in found.timed:
+        if not side.samples.steady:
+            typer.echo(f"{side.model}, batch {side.batch}: {side.side.name} did not settle")
+    if found.pairs < LEAST_PAIRS:
+        typer.echo(f"a trial: fewer than {LEAST_PAIRS} pairs decide nothing")
+
+
+def _compared(judged: Judged) -> tuple[str, ...]:
+    claim, found = judged.claim, judged.speedup
+    return (
+        judged.candidate.model,
+        str(judged.candidate.batch),
+        claim.candidate,
+        milliseconds(judged.candidate.median_seconds),
+        claim.baseline,
+        milliseconds(judged.baseline.median_seconds),
+        f"{found.median:.2f}",
+        f"[{found.low:.2f}, {found.high:.2f}]",
+        _limit(claim.floor),
+        judged.verdict or "-",
+        _limit(claim.goal),
+        judged.goal_verdict or "-",
+        f"{judged.candidate.cosine:.4f}",
+    )
+
+
+def accuracy(found: Scores) -> None:
+    """Prints a row for each target and seed with a mean for each target, and what fails."""
+    images, top1 = found.reference["images"]["images"], found.reference["top1"]
+    title = f"{found.suite.description or found.suite.name}; {images} images, fp32 {top1:.2f} %"
+    lines = []
+    for mean in found.averaged:
+        lines += [*map(_scored, mean.scored), _averaged(mean)]
+    show.table(_ACCURACY, lines, title)
+    for failed in (record.summary() for record in found.records if not record):
+        typer.echo(failed)
+    if not all(mean.complete for mean in found.averaged):
+        typer.echo("a trial: the mean of other seeds than the suite's decides nothing")
+
+
+def _scored(one: Scored) -> tuple[str, ...]:
+    return (
+        one.target,
+        one.backend,
+        str(one.seed),
+        f"{one.top1:.2f}",
+        f"{one.drop.points:.2f}",
+        f"{one.drop.upper:.3f}",
+        f"{one.agreement:.2f}",
+        f"{one.divergence:.5f}",
+        f"{one.sqnr:.1f}",
+        f"{one.quantize_seconds + one.predict_seconds:.1f}",
+        one.verdict,
+        one.goal_verdict or "-",
+    )
+
+
+def _averaged(mean: Averaged) -> tuple[str, ...]:
+    return (
+        mean.target,
+        mean.backend,
+        "mean",
+        f"{mean.top1:.2f}",
+        f"{mean.drop:.3f}",
+        "-",
+        f"{mean.agreement:.2f}",
+        f"{mean.divergence:.5f}",
+        f"{mean.sqnr:.1f}",
+        "-",
+        mean.verdict,
+        "-",
+    )
+
+
+def traffic(found: Weighing) -> None:
+    """Prints a row for each graph, and what fails."""
+    title = f"{found.suite.description or found.suite.name}; {found.builder}"
+    show.table(_TRAFFIC, map(_weighed, found.weighed), title)
+    for record in found.weighed:
+        if not record:
+            typer.echo(record.summary())
+
+
+def _weighed(one: Weighed) -> tuple[str, ...]:
+    return (
+        one.model,
+        one.graph,
+        f"{one.bytes_in / 1e6:.2f}",
+        f"{one.bytes_out / 1e6:.2f}",
+        f"{one.megabytes:.2f}",
+        str(len(one.layers.layers)),
+        f"{one.int8_convolutions} of {one.convolutions}",
+        _limit(one.floor),
+        one.verdict or "-",
+        _limit(one.goal),
+        one.goal_verdict or "-",
+        f"{one.make_seconds + one.build_seconds:.1f}",
+    )
+
+
+def _limit(value: float | None) -> str:
+    return "-" if value is None else f"{value:.2f}"
