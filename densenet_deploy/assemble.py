@@ -46,10 +46,10 @@ def write_models(
         check_calibration(recipe.quantize, len(source.calibration))
     plain = once(track, "Exporting to ONNX", lambda: _export(source, recipe))
     exported, files = _lowerings(plain, recipe), _files(recipe)
-    jobs = [(target, *item) for target, named in files.items() for item in named.items()]
+    jobs = [(t, p) for t, named in files.items() for p in recipe.precisions if p in named]
     quantized: dict[str, dict[str, Any]] = {}
-    for target, precision, file in track(jobs, "Quantizing graphs"):
-        graph = exported[target].model
+    for target, precision in track(jobs, "Quantizing graphs"):
+        file, graph = files[target][precision], exported[target].model
         if precision == "int8":
             graph, quantized[target] = _int8(graph, source, recipe.quantize, target, track)
         else:
@@ -72,8 +72,8 @@ def write_models(
         output=TensorRecord(OUTPUT, "float32", (BATCH, source.model.spec.classes)),
         preprocessing=source.preprocessing,
         labels=source.labels,
-        models={**files[recipe.export.target]},
-        lowered={target: {**files[target]} for target in recipe.export.also},
+        models=files[recipe.export.target],
+        lowered={target: files[target] for target in recipe.export.also},
         weights="model.safetensors",
         golden=_write_golden(source, recipe, directory),
         samples=_write_samples(source.test, directory),
@@ -104,9 +104,11 @@ def _lowerings(plain: ir.Model, recipe: Recipe) -> dict[Target, RewriteResult]:
     return {target: rewrite(plain.clone(), RULES[target] if fuse else ()) for target in targets}
 
 
-def _files(recipe: Recipe) -> dict[Target, dict[Precision, str]]:
+def _files(recipe: Recipe) -> dict[Target, dict[str, str]]:
     """The ONNX files of each target; CPUs compute fp16 in fp32 and need none of their own."""
-    files = {recipe.export.target: {name: f"{name}.onnx" for name in recipe.precisions}}
+    files: dict[Target, dict[str, str]] = {
+        recipe.export.target: {name: f"{name}.onnx" for name in recipe.precisions}
+    }
     for target in recipe.export.also:
         wanted = recipe.precisions
         if target in ("onnxruntime", "openvino"):

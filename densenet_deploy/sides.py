@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from densenet_deploy.errors import MissingDependencyError
+from densenet_deploy.errors import MissingDependencyError, RecipeError
 from densenet_deploy.export import INPUT, export_onnx, from_bytes, to_bytes
 from densenet_deploy.quantize import quantize
 from densenet_deploy.quantize.half import to_half
@@ -68,6 +68,7 @@ def make_graph(
 
     Raises:
         DataError: Too few images for `int8`.
+        RecipeError: `int8` with a policy that is still to be chosen.
         MissingDependencyError: `quantize-static` without ONNX Runtime.
     """
     if kind == "plain":
@@ -79,6 +80,12 @@ def make_graph(
         return _quantize_static(plain, images, "QUInt8", {})
     if kind == "quantize-static-tensorrt":
         return _halved(_quantize_static(plain, images, "QInt8", _TENSORRT_OPTIONS))
+    if kind == "int8" and config.policy == "auto":
+        raise RecipeError(
+            "quantize.policy is auto, which chooses by timing",
+            expected="in a suite: a policy by name",
+            remedy="name the one that `densenet-deploy quantize --policy auto` chose",
+        )
     assert target is not None
     lowered = rewrite(from_bytes(plain, "the plain export"), RULES[target]).model
     return to_bytes(quantize(lowered, kind, config, calibration, target=target))

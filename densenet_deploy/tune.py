@@ -120,8 +120,9 @@ class Tuning:
         """One line for people."""
         c = self.chosen
         return (
-            f"int8 for {self.target}: {c.name}, {c.cost:.3g} {self.unit} "
-            f"({c.speedup.median:.2f}x fp32), agreement {c.agreement:.2f} % on {self.images} selection images"
+            f"int8 for {self.target}: {c.name}, {c.cost:.3g} {self.unit}, "
+            f"{c.speedup.median:.2f}x fp32; agreement {c.agreement:.2f} % "
+            f"on {self.images} selection images"
         )
 
     def to_dict(self) -> dict[str, Any]:

@@ -19,11 +19,29 @@ from densenet_deploy.inspection import Inspection, inspect_model
 from densenet_deploy.quantize.int8 import to_int8
 from densenet_deploy.recipe import Recipe, Target, load_recipe
 from densenet_deploy.rewrite import INT8_RULES, RULES, Outcome, Rule, pool_before_conv
+from densenet_deploy.source import Source
 from densenet_deploy.spec import variant
 from tests.test_graph_costs import saved
 
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = pytest.mark.usefixtures("one_thread", "export_once")
 TARGETS: tuple[Target, ...] = get_args(Target)
+
+
+_PLAIN: dict[tuple[Any, ...], bytes] = {}
+
+
+@pytest.fixture
+def export_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Exporting takes longest, and gives the same bytes for the same weights."""
+    export = inspection._plain
+
+    def cached(source: Source, opset: int) -> bytes:
+        key = (source.model.spec, repr(source.training), opset)
+        if key not in _PLAIN:
+            _PLAIN[key] = export(source, opset)
+        return _PLAIN[key]
+
+    monkeypatch.setattr(inspection, "_plain", cached)
 
 
 @pytest.fixture

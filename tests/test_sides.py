@@ -14,6 +14,7 @@ import pytest
 import torch
 from onnx import TensorProto, numpy_helper
 
+from densenet_deploy.errors import RecipeError
 from densenet_deploy.export import export_onnx, to_bytes
 from densenet_deploy.recipe import ExportConfig, Recipe, Target, load_recipe
 from densenet_deploy.sides import export_plain, make_graph
@@ -139,6 +140,14 @@ def test_every_graph_answers_as_pytorch(
     assert ("QuantizeLinear" in operators(made)) == quantized
     kinds = {value.data_type for value in model.graph.initializer}
     assert (TensorProto.FLOAT in kinds, TensorProto.FLOAT16 in kinds) == (not half, half)
+
+
+def test_a_policy_that_is_still_to_be_chosen(
+    recipe: Recipe, plain: bytes, calibration: Any
+) -> None:
+    config = replace(recipe.quantize, policy="auto")
+    with pytest.raises(RecipeError, match=r"policy is auto.*Name the one that"):
+        make_graph("int8", "onnxruntime", plain, calibration, config)
 
 
 def test_nothing_is_printed(

@@ -73,7 +73,7 @@ def observe(
     title = "Calibrating int8"
     found = _summaries(model, unique, images, batch_size, track, title)
     for name, seen in found.items():
-        if not np.isfinite([seen.low, seen.high]).all():
+        if not np.isfinite([seen.low, seen.high, seen.mean]).all():
             raise GraphError(f"activation {name} is not finite during calibration")
     if not histograms:
         return found
@@ -114,7 +114,7 @@ def _summaries(
 
 def _histogram(values: NDArray[np.float32], low: Array, high: Array) -> NDArray[np.int64]:
     channels = len(low)
-    scale = BINS / np.maximum(high - low, np.finfo(np.float32).tiny)
+    scale = BINS / np.maximum(high - low, 1e-30)  # finite, also of a constant channel
     by_channel = np.moveaxis(values, 1, 0).reshape(channels, -1)
     bins = (by_channel - low[:, None].astype(np.float32)) * scale[:, None].astype(np.float32)
     index = np.clip(bins, 0, BINS - 1).astype(np.int64) + np.arange(channels)[:, None] * BINS

@@ -9,6 +9,7 @@ from onnx_ir.passes.common import LiftConstantsToInitializersPass
 from densenet_deploy.errors import GraphError
 
 _LIMIT = float(np.finfo(np.float16).max)
+_NEUTRAL = float(np.finfo(np.float32).max)  # a bound that no number exceeds
 
 
 def to_half(model: ir.Model) -> None:
@@ -37,6 +38,7 @@ def _halve_initializer(value: ir.Value) -> None:
     if value.dtype != ir.DataType.FLOAT or value.const_value is None:
         return
     array = value.const_value.numpy()
+    array = np.where(np.abs(array) == _NEUTRAL, np.copysign(_LIMIT, array), array)
     largest = float(np.abs(array).max(initial=0))
     if not largest <= _LIMIT:
         raise GraphError(

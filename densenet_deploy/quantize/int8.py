@@ -6,6 +6,7 @@ the target's rewrites; then scales, layer by layer in the order of the graph.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -30,6 +31,7 @@ from densenet_deploy.recipe import QuantizeConfig, Target
 from densenet_deploy.rewrite import INT8_RULES, RULES, RewriteResult, rewrite
 from densenet_deploy.rewrite.equalize_concat import equalize_concat
 from densenet_deploy.rewrite.graph import constant
+from densenet_deploy.rewrite.pool_before_conv import pool_before_conv
 from densenet_deploy.rewrite.unfold_preactivation import unfold_preactivation
 
 Array = NDArray[np.float64]
@@ -62,7 +64,7 @@ class Int8Result:
             "policy": self.config.policy,
             "keep_float": list(self.config.keep_float),
             "bias_correction": self.config.bias_correction,
-            "rewrites": {name: n for step in self.steps for name, n in step.counts.items()},
+            "rewrites": dict(sum((Counter(step.counts) for step in self.steps), Counter())),
             "convolutions": len(self.quantized),
             "blocks": {
                 block.block: {"wasted_bits": block.waste, "worst": block.worst}
@@ -162,7 +164,7 @@ def calibrate(
         dialect = replace(dialect, weights=config.weights)
     look = _Calibration(config, images, track)
     model = model.clone()
-    steps = [rewrite(model, (unfold_preactivation,))]
+    steps = [rewrite(model, (unfold_preactivation, pool_before_conv))]
     blocks = _plan_blocks(model, config, dialect, look)
     if blocks:
         factors = {name: item for block in blocks for name, item in block.factors.items()}

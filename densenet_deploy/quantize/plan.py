@@ -87,4 +87,6 @@ def _equalizations(block: Block, useful: Ranges, signed: bool) -> dict[str, Equa
 def _waste(useful: tuple[Array, Array], covered: tuple[float, float], signed: bool) -> Array:
     low, high = min(covered[0], 0.0), max(covered[1], 0.0)
     span = 2 * max(-low, high) if signed else high - low
+    if span == 0:  # nothing but zeros
+        return np.zeros_like(useful[0])
     return np.log2(span / np.maximum(useful[1] - useful[0], 1e-6 * span))

@@ -86,6 +86,7 @@ def quantize_weight(weight: NDArray[np.floating], dialect: Dialect) -> Quantized
     scales = rounded(rows if dialect.weights == "per-channel" else rows.max(keepdims=True), dialect)
     multiplier = rounded(rows / scales, dialect) if dialect.weights == "per-channel-mul" else None
     steps = scales if multiplier is None else scales * multiplier
+    steps = np.maximum(steps, np.finfo(np.float32).tiny)  # an all-zero channel has none
     shaped = steps.reshape(-1, *[1] * (weight.ndim - 1))
     levels = np.clip(np.rint(weight / shaped), -_LEVELS, _LEVELS).astype(np.int8)
     return QuantizedWeight(levels, scales, multiplier)

@@ -2,44 +2,44 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import onnx_ir as ir
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from numpy.typing import NDArray
 
 from densenet_deploy.export import to_bytes
 from densenet_deploy.quantize.dialect import Scale
 from densenet_deploy.quantize.integer import compute_in_integers, round_limits, selected_scale
 from densenet_deploy.quantize.qdq import add_pair
-from tests.graphs import graph, normal, operators, run_onnxruntime, run_openvino, run_reference
+from tests.graphs import graph, normal, operators, run_onnxruntime, run_reference
 
 SAME = Scale(np.float32(0.03), np.uint8(100))
 LIMITS = {"t": normal(4, 1, 1, seed=5), "u": normal(8, 1, 1, seed=6)}
 POOL = "MaxPool <kernel_shape = [3, 3], strides = [2, 2], pads = [1, 1, 1, 1]>"
 BODIES = {
-    "Concat": "y = Concat <axis = 1>(a, b)",
-    "Concat of pixels": "y = Concat <axis = -1>(a, b)",
-    "MaxPool": f"y = {POOL}(a)",
-    "Max": "y = Max(a, t)",
-    "Min": "y = Min(t, a)",
-    "Max of two": "y = Max(a, b)",
+    "Concat": "z = Concat <axis = 1>(a, b)",
+    "Concat of pixels": "z = Concat <axis = -1>(a, b)",
+    "MaxPool": f"z = {POOL}(a)",
+    "Max": "z = Max(a, t)",
+    "Min": "z = Min(t, a)",
+    "Max of two": "z = Max(a, b)",
     "a dense layer": f"p = {POOL}(a) q = {POOL}(b) k = Concat <axis = 1>(p, q)"
-    " m = Max(k, u) y = Min(m, u)",
+    " m = Max(k, u) z = Min(m, u)",
 }
 
 
 def quantized(body: str, scales: Sequence[Scale]) -> ir.Model:
-    """A graph whose `a` and `b` lie behind Q/DQ pairs, with limits on the grid of the first."""
-    used = {name: array for name, array in LIMITS.items() if f" {name})" in body or f"({name}," in body}
-    model = graph(f"a = Neg(x) b = Sin(x) {body}", used)
+    """A graph from x to y = -z, where `a` and `b`, as far as used, lie behind Q/DQ pairs."""
+    used = {name: array for name, array in LIMITS.items() if name in re.findall(r"\w+", body)}
+    model = graph(f"a = Neg(x) b = Sin(x) {body} y = Neg(z)", used)
     values = [node.outputs[0] for node in model.graph][:2]
     for value, scale in zip(values, scales, strict=False):
-        add_pair(model.graph, value, scale, [(use.node, use.idx) for use in value.uses()])
+        if value.uses():
+            add_pair(model.graph, value, scale, [(use.node, use.idx) for use in value.uses()])
     return model
 
 
@@ -50,30 +50,19 @@ def moved(model: ir.Model) -> ir.Model:
     return copy
 
 
-def assert_equal(found: ir.Model, expected: ir.Model, images: NDArray[Any]) -> None:
-    for run in (run_reference, run_onnxruntime):
-        np.testing.assert_array_equal(run(found, images), run(expected, images))
-    if all(value.producer() is None or True for value in found.graph.outputs):
-        np.testing.assert_allclose(
-            run_openvino(found, images), run_onnxruntime(expected, images), atol=1e-6
-        )
-
-
 @pytest.mark.parametrize("scale", [SAME, Scale(np.float32(0.02), np.int8(0))], ids=["u8", "s8"])
 @pytest.mark.parametrize("body", BODIES)
 def test_the_same_numbers(body: str, scale: Scale) -> None:
     model = quantized(BODIES[body], [scale, scale])
     round_limits(model.graph)
     result = moved(model)
-    last = list(result.graph)[-1]
-    assert last.op_type == "DequantizeLinear"
-    assert selected_scale(last.outputs[0]) == scale
-    writer = last.inputs[0].producer()  # type: ignore[union-attr]
-    assert writer is not None and writer.op_type == BODIES[body].rsplit("y = ")[1].split()[0].split("(")[0]
-    integer = ir.DataType.UINT8 if scale is SAME else ir.DataType.INT8
-    assert writer.outputs[0].dtype == integer
+    *_, writer, dequantize, _ = result.graph
+    assert writer.op_type == re.findall(r"z = (\w+)", BODIES[body])[0]
+    assert dequantize.inputs[0] is writer.outputs[0] and dequantize.op_type == "DequantizeLinear"
+    assert writer.outputs[0].dtype == (ir.DataType.UINT8 if scale is SAME else ir.DataType.INT8)
+    assert selected_scale(dequantize.outputs[0]) == scale
+    images = normal(2, 4, 8, 8)
     for run in (run_reference, run_onnxruntime):
-        images = normal(2, 4, 8, 8)
         np.testing.assert_array_equal(run(result, images), run(model, images))
 
 
@@ -86,7 +75,7 @@ def test_the_same_numbers_whatever_the_scale(step: float, zero: int, seed: int) 
     images = 3 * normal(2, 4, 8, 8, seed=seed)
     found, expected = run_onnxruntime(moved(model), images), run_onnxruntime(model, images)
     np.testing.assert_array_equal(found, expected)
-    levels = found / scale.scale
+    levels = -found / scale.scale
     np.testing.assert_allclose(levels, np.rint(levels), atol=1e-3, err_msg="all on the grid")
 
 
@@ -96,9 +85,7 @@ def test_the_same_numbers_whatever_the_scale(step: float, zero: int, seed: int) 
 @pytest.mark.parametrize("body", ["Concat", "Max of two", "a dense layer"])
 def test_different_scales_stay_apart(body: str, other: Scale | None) -> None:
     model = quantized(BODIES[body], [SAME, other] if other else [SAME])
-    before = operators(model)
     result = moved(model)
-    assert operators(result) == before
     joins = [node for node in result.graph if node.op_type in ("Concat", "Max", "Min")]
     assert all(value.dtype == ir.DataType.FLOAT for node in joins for value in node.outputs)
     assert selected_scale(joins[-1].outputs[0]) is None
@@ -107,7 +94,7 @@ def test_different_scales_stay_apart(body: str, other: Scale | None) -> None:
 
 
 def test_other_readers_of_what_is_moved() -> None:
-    model = quantized("k = Concat <axis = 1>(a, b) s = Sigmoid(k) y = Add(k, s)", [SAME, SAME])
+    model = quantized("k = Concat <axis = 1>(a, b) s = Sigmoid(k) z = Add(k, s)", [SAME, SAME])
     result = moved(model)
     assert operators(result)["DequantizeLinear"] == 3, "those of a and b are unused now"
     images = normal(2, 4, 8, 8)

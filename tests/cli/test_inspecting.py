@@ -1,0 +1,124 @@
+"""inspect, of every kind of argument."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from densenet_deploy.engine_layers import parse_build_log
+from densenet_deploy.export import to_bytes
+from densenet_deploy.inspection import inspect_model
+from densenet_deploy.recipe import load_recipe
+from densenet_deploy.rewrite import RULES
+from tests.cli.conftest import Command
+from tests.graphs import graph, normal
+from tests.test_inspection import almost, export_once
+
+__all__ = ["export_once"]
+pytestmark = pytest.mark.usefixtures("one_thread", "export_once")
+
+TENSOR = (
+    " {{ Name: {name}, Dimensions: [1,32,8,8], Strides: [2048,64,8,1], Datatype: {dtype}, "
+    "Format: row-major linear }}"
+)
+LAYER = (
+    "Name: features.conv0, LayerType: correlation, Inputs: [{input}], Constants: [], "
+    "Outputs: [{output}], TacticName: tactic, StreamId: 0, "
+    "Metadata: [ONNX Layer: features.conv0]"
+)
+LOG = "[V] Layers:\n{layer}\n\nI/O Tensors:\n"
+
+
+def build_log(path: Path) -> Path:
+    tensors = {"input": TENSOR.format(name="images", dtype="Int8")}
+    tensors["output"] = TENSOR.format(name="features.conv0", dtype="Half")
+    path.write_text(LOG.format(layer=LAYER.format(**tensors)), encoding="utf-8")
+    return path
+
+
+def test_a_recipe(command: Command, tiny_recipe: Path) -> None:
+    done = command("inspect", tiny_recipe, "--target", "openvino", "-q")
+    assert (done.code, done.err) == (0, "")
+    expected = inspect_model(load_recipe(str(tiny_recipe)), "openvino")
+    assert done.out == f"{expected.summary()}\n"
+    assert done.out.startswith("tiny, fp32 for openvino, costs of one image\n")
+    assert done.out.count("\nequal: ") == 2
+
+
+def test_int8_as_json(command: Command, tiny_recipe: Path) -> None:
+    done = command(
+        *("inspect", tiny_recipe, "--precision", "int8"), *("--target", "onnxruntime", "--json")
+    )
+    assert done.code == 0 and "Exporting to ONNX" in done.err and "int8" in done.err
+    told = json.loads(done.out)
+    assert (told["precision"], told["target"], told["passed"]) == ("int8", "onnxruntime", True)
+    assert [item["passed"] for item in told["certificates"]] == [True, True]
+    assert told["steps"][-1]["rule"] == "quantize" and len(told["blocks"]) == 3
+
+
+def test_a_wrong_rewrite_fails(
+    command: Command, tiny_recipe: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(RULES, "tensorrt", (almost,))
+    done = command("inspect", tiny_recipe, "--target", "tensorrt", "-q")
+    assert (done.code, done.err) == (1, "")
+    assert "NOT EQUAL" in done.out
+
+
+def test_an_onnx_file(command: Command, tmp_path: Path) -> None:
+    path = tmp_path / "net.onnx"
+    path.write_bytes(to_bytes(graph("y = Conv(x, w)", {"w": normal(4, 4, 1, 1)})))
+    done = command("inspect", path, "--target", "onnxruntime", "-q")
+    assert (done.code, done.err) == (0, "")
+    assert done.out.startswith(f"{path}: fp32, opset 20, x float (N, 4, 8, 8) -> y float (")
+    told = json.loads(command("inspect", path, "--json", "-q").out)
+    assert told["costs"]["macs"] == 4 * 4 * 64 and told["target"] == "tensorrt"
+
+
+def test_a_build_log(command: Command, tmp_path: Path) -> None:
+    path = build_log(tmp_path / "engine.log")
+    layers = parse_build_log(path.read_text(encoding="utf-8"))
+    done = command("inspect", path)
+    assert (done.code, done.err) == (0, "")
+    assert done.out == f"{layers.summary()}\n"
+    assert "Int8 input: 1 of 1 convolutions" in done.out
+    assert json.loads(command("inspect", path, "--json").out) == layers.to_dict()
+
+
+def test_what_is_nothing(command: Command, tmp_path: Path) -> None:
+    kinds = "expected a recipe, an architecture, an .onnx file or a build log of TensorRT-RTX"
+    refusal = command("inspect", "resnet50").refusal()
+    assert refusal.startswith(f"there is no 'resnet50'; {kinds}. Name one, or list")
+    refusal = command("inspect", tmp_path).refusal()
+    assert refusal.startswith(f"'{tmp_path}' is a directory; {kinds}. Name a graph in it, such as")
+    assert "depth 41 does not fit" in command("inspect", "densenet-41-12").refusal()
+    assert "unknown model 'densenet122'" in command("inspect", "densenet122").refusal()
+    assert "none.toml" in command("inspect", tmp_path / "none.toml").refusal()
+    missing = tmp_path / "none.onnx"
+    assert (
+        f"{missing} does not exist; expected an ONNX file" in command("inspect", missing).refusal()
+    )
+
+
+def test_files_of_another_kind(command: Command, tmp_path: Path) -> None:
+    picture = tmp_path / "picture.png"
+    picture.write_bytes(b"\x89PNG\xff\x00")
+    refusal = command("inspect", picture).refusal()
+    assert refusal.startswith(f"{picture} has no layer list; expected a recipe, an architecture")
+    assert "Write a build log with: build_engine(..., log=path)" in refusal
+    log = build_log(tmp_path / "log")
+    log.write_text(log.read_text(encoding="utf-8").replace("I/O Tensors", ""), encoding="utf-8")
+    assert "the layer list of the build log has no end" in command("inspect", log).refusal()
+    broken = tmp_path / "broken.onnx"
+    broken.write_bytes(b"no model")
+    assert "is not a valid ONNX model" in command("inspect", broken).refusal()
+
+
+@pytest.mark.parametrize(
+    ("option", "value"), [("--target", "tpu"), ("--precision", "fp16"), ("--batch", "1")]
+)
+def test_wrong_options(command: Command, option: str, value: str) -> None:
+    done = command("inspect", "densenet121", option, value)
+    assert done.code == 2 and done.out == "" and option in done.err
