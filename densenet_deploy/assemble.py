@@ -21,7 +21,7 @@ from densenet_deploy.data import ImageSet
 from densenet_deploy.export import BATCH, INPUT, OUTPUT, export_onnx, to_bytes
 from densenet_deploy.progress import Track, once, silent
 from densenet_deploy.quantize import check_calibration, quantize, to_int8
-from densenet_deploy.recipe import Precision, QuantizeConfig, Recipe, Target
+from densenet_deploy.recipe import QuantizeConfig, Recipe, Target
 from densenet_deploy.rewrite import RULES, RewriteResult, rewrite
 from densenet_deploy.source import Source
 from densenet_deploy.tune import choose_policy
@@ -101,7 +101,10 @@ def _lowerings(plain: ir.Model, recipe: Recipe) -> dict[Target, RewriteResult]:
     """The fp32 graph for each target."""
     targets = (recipe.export.target, *recipe.export.also)
     fuse = recipe.export.fuse
-    return {target: rewrite(plain.clone(), RULES[target] if fuse else ()) for target in targets}
+    lowered = {target: rewrite(plain.clone(), RULES[target] if fuse else ()) for target in targets}
+    for target, result in lowered.items():
+        result.model.metadata_props["densenet_deploy.target"] = target
+    return lowered
 
 
 def _files(recipe: Recipe) -> dict[Target, dict[str, str]]:

@@ -14,7 +14,7 @@ from densenet_deploy.graph_costs import Costs, costs_of
 from densenet_deploy.progress import Track, silent
 from densenet_deploy.recipe import Target
 from densenet_deploy.rewrite import RULES
-from densenet_deploy.rewrite.graph import constant
+from densenet_deploy.rewrite.graph import constant, label
 from densenet_deploy.rule_steps import Step, apply_rules, grouped, steps_summary
 
 
@@ -29,7 +29,7 @@ class GraphInspection:
         outputs: Likewise.
         precision: `int8` where activations are quantized, else `fp16` or `fp32` as the weights are.
         convolutions: How many there are.
-        integer_convolutions: How many of them read quantized input.
+        float_convolutions: Names of those that do not read quantized input.
         scale_groups: Names of the activations that share one scale and zero-point, a tuple each.
         costs: Of one image.
         target: What the rules were tried for.
@@ -42,7 +42,7 @@ class GraphInspection:
     outputs: tuple[str, ...]
     precision: str
     convolutions: int
-    integer_convolutions: int
+    float_convolutions: tuple[str, ...]
     scale_groups: tuple[tuple[str, ...], ...]
     costs: Costs
     target: Target
@@ -57,7 +57,9 @@ class GraphInspection:
         lines += steps_summary("as it is", self.costs, self.steps)
         if self.precision == "int8":
             count, shared = len(self.scale_groups), [g for g in self.scale_groups if len(g) > 1]
-            found = f"{self.integer_convolutions} of {self.convolutions} convolutions"
+            kept = self.float_convolutions
+            found = f"{self.convolutions - len(kept)} of {self.convolutions} convolutions"
+            found += f", not {grouped(kept)}" if kept else ""
             lines.append(f"quantized input: {found}; {count} scales of activations, shared by")
             lines += [f"  {len(group)}: {grouped(group)}" for group in shared] or ["  none"]
         if self.precision == "fp32":
@@ -81,7 +83,7 @@ def inspect_graph(path: Path, target: Target, track: Track = silent) -> GraphIns
     model = from_bytes(path.read_bytes(), str(path))
     graph, precision = model.graph, _precision(model)
     convolutions = [node for node in graph if node.op_type == "Conv"]
-    readers = [node for node in convolutions if _comes_from(node, "DequantizeLinear")]
+    kept = [label(node) for node in convolutions if not _comes_from(node, "DequantizeLinear")]
     costs = costs_of(model)
     inputs, outputs, groups = graph.inputs, graph.outputs, _scale_groups(graph)
     steps = apply_rules(model, RULES[target], track) if precision == "fp32" else []
@@ -92,7 +94,7 @@ def inspect_graph(path: Path, target: Target, track: Track = silent) -> GraphIns
         tuple(map(_describe, outputs)),
         precision,
         len(convolutions),
-        len(readers),
+        tuple(kept),
         groups,
         costs,
         target,

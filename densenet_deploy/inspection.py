@@ -131,7 +131,8 @@ def inspect_model(
     costs = costs_of(model)
     steps: list[Step] = []
     for leg in legs:
-        leg.change(model.graph)
+        if leg.change:
+            leg.change(model.graph)
         steps += apply_rules(model, leg.rules, track)
     if result is not None:
         _check_replay(steps, result)
@@ -156,21 +157,24 @@ class _Leg:
     """Rules that keep what the graph computes, after a change that need not."""
 
     rules: tuple[Rule, ...]
-    change: Callable[[ir.Graph], None] = lambda graph: None
+    change: Callable[[ir.Graph], None] | None = None
 
 
-def _legs(target: Target, result: Int8Result | None) -> tuple[_Leg, ...]:
-    """What `export` does to a plain graph, and what `to_int8` does before it quantizes."""
+def _legs(target: Target, result: Int8Result | None) -> list[_Leg]:
+    """What `export` does to a plain graph; for INT8, what was done to it before quantization."""
     if result is None:
-        return (_Leg(RULES[target]),)
-    if not result.blocks:
-        return (_Leg((unfold_preactivation, *RULES[target])),)
+        return [_Leg(RULES[target])]
     factors = {name: item for block in result.blocks for name, item in block.factors.items()}
     covered = {name: ends for block in result.blocks for name, ends in block.covered.items()}
-    return (
-        _Leg((unfold_preactivation, partial(equalize_concat, factors=factors))),
-        _Leg(INT8_RULES[target], partial(silence_unreachable, covered=covered)),
-    )
+    known: tuple[Any, ...] = (*RULES[target], *INT8_RULES[target], unfold_preactivation)
+    rules: dict[str, Rule] = {rule.__name__: rule for rule in known}
+    rules["equalize_concat"] = partial(equalize_concat, factors=factors)
+    legs, change = [], None
+    for step in result.steps:
+        legs.append(_Leg(tuple(rules[name] for name in step.counts), change))
+        equalized = "equalize_concat" in step.counts
+        change = partial(silence_unreachable, covered=covered) if equalized else None
+    return legs
 
 
 def _plain(source: Source, opset: int) -> bytes:
@@ -191,8 +195,8 @@ def _calibrated(
 
 def _check_replay(steps: Sequence[Step], result: Int8Result) -> None:
     """The rules that are shown are those that the quantized graph went through."""
-    shown = {step.rule: len(step.applied) for step in steps}
-    done = {name: count for found in result.steps for name, count in found.counts.items()}
+    shown = [(step.rule, len(step.applied)) for step in steps]
+    done = [item for found in result.steps for item in found.counts.items()]
     assert shown == done, (shown, done)
 
 
@@ -215,7 +219,7 @@ def _certify(
             "fp32 on ONNX Runtime", images.source, relative_difference(*logits[::-1]), SINGLE_BOUND
         ),
     )
-    return certificates, changed if len(legs) > 1 else None
+    return certificates, changed if any(leg.change for leg in legs) else None
 
 
 def _double_differences(
@@ -225,8 +229,8 @@ def _double_differences(
     model = as_double(_read(plain))
     logits = logits_in_double(model, images)
     kept, changed = [], []
-    for index, leg in enumerate(legs):
-        if index:
+    for leg in legs:
+        if leg.change:
             leg.change(model.graph)
             given, logits = logits, logits_in_double(model, images)
             changed.append(relative_difference(logits, given))

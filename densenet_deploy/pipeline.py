@@ -35,7 +35,16 @@ from densenet_deploy.model import create_model
 from densenet_deploy.preprocess import Preprocessing
 from densenet_deploy.progress import Track, silent
 from densenet_deploy.quantize import check_calibration, quantize
-from densenet_deploy.recipe import DataConfig, Precision, QuantizeConfig, Recipe, Target
+from densenet_deploy.quantize.legal import check_legal
+from densenet_deploy.recipe import (
+    TARGETS,
+    DataConfig,
+    EngineBackend,
+    Precision,
+    QuantizeConfig,
+    Recipe,
+    Target,
+)
 from densenet_deploy.results import Measurement, Parity, Skipped
 from densenet_deploy.runtime import BACKENDS, why_unavailable
 from densenet_deploy.source import draw, prepare, preprocessing_for
@@ -162,7 +171,7 @@ def quantize_file(
     config: QuantizeConfig,
     images: DataConfig | None,
     out: Path,
-    target: Target = "tensorrt",
+    target: Target | None = None,
     track: Track = silent,
 ) -> int:
     """Quantizes an fp32 ONNX file; preprocessing comes from the file's own metadata.
@@ -174,7 +183,7 @@ def quantize_file(
         images: Data set whose training images calibrate int8; without one, synthetic images do
             for a file that is speed only, and nothing does for trained weights.
         out: File to write.
-        target: What int8 is lowered for.
+        target: What int8 is lowered for; by default what the file was.
         track: Progress reporter.
 
     Returns:
@@ -188,6 +197,7 @@ def quantize_file(
         raise GraphError(f"{onnx_file} does not exist", expected="an ONNX file")
     model = from_bytes(onnx_file.read_bytes(), str(onnx_file))
     _require_fp32(model, onnx_file)
+    target = target or _embedded_target(model)
     calibration = None
     if precision == "int8":
         preprocessing = _embedded_preprocessing(model, onnx_file)
@@ -208,6 +218,21 @@ def quantize_file(
     return len(written)
 
 
+def check_engine_graph(onnx_file: Path, backend: EngineBackend) -> None:
+    """Refuses a graph that the backend's builder would reject, or accept and get wrong.
+
+    Raises:
+        GraphError: Every problem, with the node it is at; or the file is no ONNX model.
+    """
+    try:
+        model = ir.load(onnx_file)
+    except Exception as error:  # protobuf's and others
+        raise GraphError(
+            f"{onnx_file} is not a valid ONNX model ({type(error).__name__})"
+        ) from None
+    check_legal(model, backend)
+
+
 def _require_fp32(model: ir.Model, onnx_file: Path) -> None:
     quantized = any(node.op_type == "QuantizeLinear" for node in model.graph)
     half = any(v.dtype == ir.DataType.FLOAT16 for v in model.graph.initializers.values())
@@ -216,6 +241,11 @@ def _require_fp32(model: ir.Model, onnx_file: Path) -> None:
             f"{onnx_file} is an {'int8' if quantized else 'fp16'} graph",
             expected="an fp32 one, such as fp32.onnx of the same bundle",
         )
+
+
+def _embedded_target(model: ir.Model) -> Target:
+    named = model.metadata_props.get("densenet_deploy.target", "")
+    return next((target for target in TARGETS if target == named), "tensorrt")
 
 
 def _embedded_preprocessing(model: ir.Model, onnx_file: Path) -> Preprocessing:

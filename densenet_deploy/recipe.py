@@ -21,6 +21,7 @@ DataName = Literal["fashion-mnist", "cifar10", "cifar100", "svhn", "folder", "sy
 Target = Literal["tensorrt", "tensorrt-rtx", "onnxruntime", "openvino"]
 CalibrationMethod = Literal["minmax", "percentile", "entropy", "mse"]
 ConcatPolicy = Literal["equalized", "shared", "per-producer", "after-bn-relu"]
+Policy = Literal["auto", "equalized", "shared", "per-producer", "after-bn-relu"]
 WeightScales = Literal["per-channel", "per-channel-mul", "per-tensor"]
 EngineBackend = Literal["tensorrt-rtx", "tensorrt"]
 PRECISIONS: tuple[Precision, ...] = ("fp32", "fp16", "int8")
@@ -173,15 +174,15 @@ class QuantizeConfig:
     batch_size: int = 64
     method: CalibrationMethod = "mse"
     percentile: float = 99.99
-    policy: Literal["auto"] | ConcatPolicy = "equalized"
-    weights: Literal[""] | WeightScales = ""
+    policy: Policy = "equalized"
+    weights: Literal["", "per-channel", "per-channel-mul", "per-tensor"] = ""
     bias_correction: bool = True
     keep_float: tuple[str, ...] = ()
     budget: float = 0.5
 
     def __post_init__(self) -> None:
         if self.images < 0 or self.batch_size < 1 or self.seed < 0:
-            raise ValueError("images and seed must not be negative and batch_size be positive")
+            raise ValueError("images and seed must not be negative and batch_size must be positive")
         if not 50 < self.percentile <= 100 or not 0 <= self.budget <= 100:
             raise ValueError("percentile must be in (50, 100] and budget in [0, 100]")
 

@@ -67,7 +67,7 @@ def test_an_export_says_what_it_is(bundle: Bundle, fashion_recipe: Recipe) -> No
     assert (manifest.schema_version, manifest.name) == (SCHEMA_VERSION, "fashion-mnist")
     assert manifest.model == "densenet-bc-40-12"
     assert not manifest.speed_only
-    assert (manifest.batch, manifest.target) == ((1, 8, 64), "tensorrt")
+    assert (manifest.batch, manifest.target) == ((1, 8, 64), "tensorrt-rtx")
     assert manifest.input.shape == ("batch", 1, 28, 28)
     assert manifest.output.shape == ("batch", 10)
     assert manifest.preprocessing == FASHION_MNIST

@@ -35,7 +35,7 @@ def test_a_plain_export(path: Path) -> None:
     assert (found.precision, found.opset, found.source) == ("fp32", 20, str(path))
     assert found.inputs == ("images float (batch, 1, 28, 28)",)
     assert found.outputs == ("logits float (batch, 10)",)
-    assert (found.convolutions, found.integer_convolutions, found.scale_groups) == (39, 0, ())
+    assert (found.convolutions, len(found.float_convolutions), found.scale_groups) == (39, 39, ())
     assert found.costs.macs == exported("densenet-bc-40-12", fuse=False).net.spec.macs
     assert [(step.rule, len(step.applied)) for step in found.steps] == [
         ("pool_before_conv", 2),
@@ -64,7 +64,7 @@ def test_what_is_refused(path: Path) -> None:
 
 def test_half_precision(path: Path) -> None:
     found = saved_as(path, "fp16")
-    assert (found.precision, found.steps, found.integer_convolutions) == ("fp16", (), 0)
+    assert (found.precision, found.steps, len(found.float_convolutions)) == ("fp16", (), 39)
     assert found.inputs == ("images float (batch, 1, 28, 28)",)
     plain = saved_as(path, "fp32").costs
     assert 2 * found.costs.weight_bytes == pytest.approx(plain.weight_bytes, rel=0.01)
@@ -75,7 +75,7 @@ def test_half_precision(path: Path) -> None:
 def test_int8(path: Path, target: Target) -> None:
     found = saved_as(path, "int8", target)
     assert (found.precision, found.steps) == ("int8", ())
-    assert found.integer_convolutions == found.convolutions
+    assert set(found.float_convolutions) <= {"features.conv0"}  # some targets keep the stem
     shared = [set(group) for group in found.scale_groups if len(group) > 1]
     for number in (1, 2, 3):  # what a block writes shares a scale
         written = {f"features.denseblock{number}.denselayer{n}.conv2" for n in range(1, 7)}
@@ -83,7 +83,8 @@ def test_int8(path: Path, target: Target) -> None:
     count = sum(map(len, found.scale_groups))
     assert count == sum(len(set(group)) for group in found.scale_groups)
     text = found.summary()
-    assert f"{found.convolutions} of {found.convolutions} convolutions" in text
+    count = found.convolutions - len(found.float_convolutions)
+    assert f"{count} of {found.convolutions} convolutions" in text
     assert "features.denseblock1.denselayer1..6.conv2" in text
     assert json.loads(json.dumps(found.to_dict()))["precision"] == "int8"
 
@@ -93,9 +94,11 @@ def test_convolutions_that_stay_in_float(path: Path) -> None:
     constants = {"s": np.float32(0.1), "z": np.int8(0), "w": normal(4, 4, 1, 1)}
     path.write_bytes(to_bytes(graph(f"{body} y = Conv(c, w)", constants)))  # type: ignore[arg-type]
     found = inspect_graph(path, "tensorrt")
-    assert (found.convolutions, found.integer_convolutions) == (2, 1)
+    assert (found.convolutions, found.float_convolutions) == (2, ("y",))
     assert found.scale_groups == (("x",),)
-    assert "1 of 2 convolutions; 1 scales of activations, shared by\n  none" in found.summary()
+    assert (
+        "1 of 2 convolutions, not y; 1 scales of activations, shared by\n  none" in found.summary()
+    )
 
 
 def test_what_is_no_model(path: Path, tmp_path: Path) -> None:

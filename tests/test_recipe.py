@@ -224,7 +224,7 @@ def test_all_problems_are_reported_with_their_places(tmp_path: Path) -> None:
         ({"build": {"batch": [1, 8, 65]}}, "build.batch 1..65 exceeds export.batch 1..64"),
         ({"export": {"batch": [2, 8, 64]}}, "build.batch 1..64 exceeds export.batch 2..64"),
         ({"export": {"opset": 19}}, "export: opset 19 must be 20 or newer"),
-        ({"quantize": {"batch_size": 0}}, "quantize: images must not be negative and"),
+        ({"quantize": {"batch_size": 0}}, "quantize: images and seed must not be negative and"),
         ({"verify": {"tolerances": {"fp8": {}}}}, "verify: unknown precision fp8 in tolerances"),
         ({"bench": {"batch_sizes": []}}, "bench: batch_sizes and seconds must be positive"),
         ({"bench": {"seconds": 0}}, "bench: batch_sizes and seconds must be positive"),

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import typer
 
@@ -31,13 +32,13 @@ from densenet_deploy.recipe import (
     CalibrationMethod,
     DataName,
     EngineBackend,
+    Policy,
     Precision,
     QuantizeConfig,
     Recipe,
     Target,
 )
 
-Policy = Literal["auto", "equalized", "shared", "per-producer", "after-bn-relu"]
 PolicyOption = typer.Option(
     "--policy",
     help="Scales of the dense blocks' concatenations; auto measures, and needs spare images.",
@@ -136,8 +137,9 @@ def quantize(
     out: Annotated[Path, typer.Option("--out", help="ONNX file to write.")],
     precision: Annotated[Precision, typer.Option("--precision")] = "int8",
     target: Annotated[
-        Target, typer.Option("--target", help="What int8 is lowered for.")
-    ] = "tensorrt",
+        Target | None,
+        typer.Option("--target", help="What int8 is lowered for (default: what the file was)."),
+    ] = None,
     data: Annotated[
         DataName | None, typer.Option("--data", help="Training images that calibrate int8.")
     ] = None,
@@ -173,7 +175,7 @@ def quantize(
     track = tracker(quiet)
     written = pipeline.quantize_file(onnx, precision, config, source, out, target, track)
     if json:
-        show.as_json({"onnx": out, "precision": precision, "target": target, "bytes": written})
+        show.as_json({"onnx": out, "precision": precision, "bytes": written})
         return
     typer.echo(f"{precision}: {out} ({written / 1e6:.2f} MB)")
 
@@ -186,6 +188,9 @@ def build(
     compute_capability: Annotated[
         list[str] | None,
         typer.Option("--compute-capability", help="Target of a TensorRT-RTX engine; repeatable."),
+    ] = None,
+    log: Annotated[
+        Path | None, typer.Option("--log", help="Keep the builder's log, for `inspect`.")
     ] = None,
     json: Json = False,
     quiet: Quiet = False,
@@ -201,7 +206,8 @@ def build(
             compute_capabilities=tuple(compute_capability),
             optional_compute_capabilities=(),
         )
-    engine, capabilities = builder.build_widest(onnx, config, tracker(quiet))
+    _check_legal(onnx, config.backend)
+    engine, capabilities = builder.build_widest(onnx, config, tracker(quiet), log)
     with replacing_file(out) as temporary:
         temporary.write_bytes(engine)
     version = builder.engine_version(config.backend)
@@ -211,6 +217,14 @@ def build(
         return
     targets = f", compute capability {' '.join(capabilities)}" if capabilities else ""
     typer.echo(f"engine: {out} ({len(engine) / 1e6:.2f} MB, {backend} {version}{targets})")
+
+
+def _check_legal(onnx: Path, backend: EngineBackend) -> None:
+    """Refuses what the builder would get wrong; a host without onnx leaves that to the builder."""
+    if onnx.is_file() and find_spec("onnx_ir"):
+        from densenet_deploy import pipeline
+
+        pipeline.check_engine_graph(onnx, backend)
 
 
 def train(

@@ -24,6 +24,7 @@ from densenet_deploy.quantize.calibrate import Observation, observe
 from densenet_deploy.quantize.dialect import DIALECTS, Dialect, Scale, activation_scale
 from densenet_deploy.quantize.half import to_half
 from densenet_deploy.quantize.integer import compute_in_integers, round_limits, selected_scale
+from densenet_deploy.quantize.legal import check_legal
 from densenet_deploy.quantize.plan import BlockPlan, plan_block
 from densenet_deploy.quantize.qdq import add_pair, quantize_weight, scale_of, set_parameters
 from densenet_deploy.quantize.ranges import channel_ranges, tensor_range
@@ -79,6 +80,7 @@ class Calibrated:
 
     Attributes:
         reference: The rewritten graph, in fp32.
+        target: What it will run on.
         dialect: How the target wants INT8 written.
         config: Policy and calibration.
         steps: What the rewrites did.
@@ -87,6 +89,7 @@ class Calibrated:
     """
 
     reference: ir.Model
+    target: Target
     dialect: Dialect
     config: QuantizeConfig
     steps: tuple[RewriteResult, ...]
@@ -120,6 +123,7 @@ class Calibrated:
         RemoveUnusedNodesPass()(model)
         if dialect.half:
             to_half(model)
+        check_legal(model, self.target)
         names = tuple(node.name or _key(node) for node in chosen)
         config = replace(self.config, keep_float=(*self.config.keep_float, *keep_float))
         return Int8Result(model, self.reference, config, self.steps, self.blocks, names)
@@ -174,7 +178,7 @@ def calibrate(
     steps.append(rewrite(model, (INT8_RULES if blocks else RULES)[target]))
     chosen = _chosen(model.graph, dialect, config.keep_float)
     inputs = look.inputs_of(model, map(_key, chosen))
-    return Calibrated(model, dialect, config, tuple(steps), tuple(blocks), inputs)
+    return Calibrated(model, target, dialect, config, tuple(steps), tuple(blocks), inputs)
 
 
 class _Calibration:
