@@ -41,7 +41,7 @@ def test_export_needs_no_argument(
     monkeypatch.chdir(tmp_path)
     done = command("export")
     assert done.code == 0, done.err
-    opened = open_bundle(tmp_path / "work" / "fashion-mnist-tensorrt")
+    opened = open_bundle(tmp_path / "work" / "fashion-mnist-tensorrt-rtx")
     assert opened.precisions == ("fp32", "fp16", "int8")
     assert not opened.manifest.speed_only and "speed only" not in done.out
     assert "rewrites: pool_before_conv x2, fold_preactivation x" in done.out
@@ -70,7 +70,7 @@ def test_export_of_a_model_without_weights_is_stamped_speed_only(
     graph = onnx.load(out / "int8.onnx")
     metadata = {entry.key: entry.value for entry in graph.metadata_props}
     assert metadata["densenet_deploy.speed_only"] == "true"
-    assert "BatchNormalization" in operators(out / "int8.onnx")  # ONNX Runtime's form keeps them
+    assert {"Max", "Conv"} <= set(operators(out / "int8.onnx"))  # ONNX Runtime clamps integers
 
 
 def test_export_of_given_weights(command: Command, tmp_path: Path, tiny_run: Finished) -> None:

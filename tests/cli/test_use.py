@@ -117,7 +117,7 @@ def softmax(bundle: Bundle, precision: Any, names: list[str]) -> np.ndarray:
     pixels = np.stack([np.asarray(Image.open(bundle.file(name))) for name in names])
     inputs = ((pixels / 255 - 0.2860) / 0.3530).astype(np.float32)[:, None]
     session = onnxruntime.InferenceSession(
-        bundle.model(precision), providers=["CPUExecutionProvider"]
+        bundle.model(precision, "onnxruntime"), providers=["CPUExecutionProvider"]
     )
     exponentials = np.exp(session.run(None, {"images": inputs})[0].astype(np.float64))
     return exponentials / exponentials.sum(1, keepdims=True)
@@ -126,12 +126,12 @@ def softmax(bundle: Bundle, precision: Any, names: list[str]) -> np.ndarray:
 def test_predict_as_json(command: Command, bundle: Bundle) -> None:
     names = list(bundle.manifest.samples[:3])
     files = [bundle.file(name) for name in names]
-    done = command("predict", bundle.path, *files, "--precision", "int8", "--top", 10, "--json")
+    done = command("predict", bundle.path, *files, "--precision", "fp32", "--top", 10, "--json")
     assert (done.code, done.err) == (0, "")
     told = json.loads(done.out)
     assert told["speed_only"] is False
     assert [item["image"] for item in told["predictions"]] == [str(file) for file in files]
-    for item, expected in zip(told["predictions"], softmax(bundle, "int8", names), strict=True):
+    for item, expected in zip(told["predictions"], softmax(bundle, "fp32", names), strict=True):
         classes = item["classes"]
         assert [entry["index"] for entry in classes] == np.argsort(-expected).tolist()
         for entry in classes:
