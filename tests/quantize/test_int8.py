@@ -40,7 +40,7 @@ from tests.graphs import (
     serialized,
 )
 
-NET = "densenet-bc-40-12"
+NET = "densenet-bc-16-8"
 IMAGES = 32
 POLICIES: tuple[ConcatPolicy, ...] = ("equalized", "shared", "per-producer", "after-bn-relu")
 CPU: tuple[Target, ...] = ("onnxruntime", "openvino")
@@ -53,6 +53,13 @@ def quantized(target: Target, policy: ConcatPolicy = "equalized", **options: Any
     config = QuantizeConfig(images=IMAGES, policy=policy, **options)
     export = exported(NET, fuse=False)
     return to_int8(export.model, config, target, export.images[:IMAGES])
+
+
+@functools.cache
+def expected_logits() -> NDArray[np.float32]:
+    """Of the first images, in fp32."""
+    export = exported(NET, fuse=False)
+    return run_onnxruntime(export.content, export.images[:IMAGES])
 
 
 def loaded(model: ir.Model) -> ir.Model:
@@ -75,7 +82,7 @@ def run_everywhere(result: Int8Result, images: NDArray[np.float32]) -> list[NDAr
     ]
 
 
-@settings(max_examples=40, derandomize=True)
+@settings(max_examples=30, derandomize=True)
 @given(
     RANDOM_NETS, st.sampled_from(TARGETS), st.sampled_from(POLICIES), st.booleans(), st.booleans()
 )
@@ -106,8 +113,8 @@ def test_random_densenets(
 @pytest.mark.parametrize("policy", POLICIES)
 @pytest.mark.parametrize("target", TARGETS)
 def test_an_exported_net(target: Target, policy: ConcatPolicy) -> None:
-    result, images = quantized(target, policy), exported(NET).images[:IMAGES]
-    expected = run_onnxruntime(exported(NET, fuse=False).content, images)
+    result, images = quantized(target, policy), exported(NET, fuse=False).images[:IMAGES]
+    expected = expected_logits()
     assert difference(run_onnxruntime(result.reference, images), expected) <= 1e-5
     check_legal(result.model, target)
     plain, optimized, openvino = run_everywhere(result, images)
@@ -122,8 +129,8 @@ def test_an_exported_net(target: Target, policy: ConcatPolicy) -> None:
 
 
 def test_equalization_serves_accuracy() -> None:
-    images = exported(NET).images[:IMAGES]
-    expected = run_onnxruntime(exported(NET, fuse=False).content, images)
+    images = exported(NET, fuse=False).images[:IMAGES]
+    expected = expected_logits()
     for target in ("onnxruntime", "tensorrt"):
         found = {
             policy: noise(run_onnxruntime(quantized(target, policy).model, images), expected)
@@ -135,8 +142,8 @@ def test_equalization_serves_accuracy() -> None:
 @pytest.mark.parametrize("method", ["minmax", "percentile", "mse", "entropy"])
 @pytest.mark.parametrize("target", ["onnxruntime", "tensorrt"])
 def test_every_calibration_method_is_close(target: Target, method: Any) -> None:
-    images = exported(NET).images[:IMAGES]
-    expected = run_onnxruntime(exported(NET, fuse=False).content, images)
+    images = exported(NET, fuse=False).images[:IMAGES]
+    expected = expected_logits()
     result = quantized(target, method=method)
     assert noise(run_onnxruntime(result.model, images), expected) <= 0.1
 
@@ -155,7 +162,7 @@ def test_cpus_compute_in_integers(target: Target) -> None:
     model = loaded(quantized(target).model)
     count = operators(model)
     convolutions = nodes_of(model, "Conv")
-    assert len(convolutions) == 39 + 2, "and two pools"
+    assert len(convolutions) == 15 + 2, "and two pools"
     left = {"Conv", "Concat", "Max", "Min", "Relu", "QuantizeLinear", "DequantizeLinear"}
     assert count.keys() == left | {"ReduceMean", "Reshape", "Gemm"}
     values = arrays(model)
@@ -177,7 +184,7 @@ def test_cpus_compute_in_integers(target: Target) -> None:
 def test_tensorrt_takes_int8_around_zero_and_half(target: Target) -> None:
     result = quantized(target)
     model = loaded(result.model)
-    assert len(result.quantized) == 38, "all but the stem, which reads pixels"
+    assert len(result.quantized) == 14, "all but the stem, which reads pixels"
     values = arrays(model)
     kinds = Counter(array.dtype for array in values.values())
     assert set(kinds) <= {np.dtype(kind) for kind in (np.int8, np.float16, np.int64)}
@@ -220,7 +227,7 @@ def layers(result: Int8Result, path: Path) -> EngineLayers:
 def test_tensorrt_rtx_reads_int8_in_every_convolution(policy: Any, tmp_path: Path) -> None:
     found = layers(quantized("tensorrt-rtx", policy), tmp_path / "log")
     convolutions = found.of("convolution").layers
-    assert len(convolutions) == 39 and found.without_int8() == ("features.conv0",)
+    assert len(convolutions) == 15 and found.without_int8() == ("features.conv0",)
     written = Counter(layer.outputs[0].dtype for layer in convolutions)
     assert not written["Float"], "bias and ReLU are not a kernel of their own"
 
@@ -230,7 +237,7 @@ def test_per_channel_weights_make_tensorrt_rtx_emit_float(tmp_path: Path) -> Non
     own = layers(quantized("tensorrt-rtx"), tmp_path / "own")
     other = layers(quantized("tensorrt-rtx", weights="per-channel"), tmp_path / "other")
     written = Counter(layer.outputs[0].dtype for layer in other.of("convolution").layers)
-    assert written["Float"] >= 30
+    assert written["Float"] >= 10
     assert own.bytes_out is not None and other.bytes_out is not None
     assert own.bytes_out < other.bytes_out
 
@@ -238,8 +245,8 @@ def test_per_channel_weights_make_tensorrt_rtx_emit_float(tmp_path: Path) -> Non
 @pytest.mark.parametrize("weights", ["per-tensor", "per-channel", "per-channel-mul"])
 @pytest.mark.parametrize("target", ["onnxruntime", "tensorrt"])
 def test_every_form_of_weights_on_every_target(target: Target, weights: Any) -> None:
-    result, images = quantized(target, weights=weights), exported(NET).images[:IMAGES]
-    expected = run_onnxruntime(exported(NET, fuse=False).content, images)
+    result, images = quantized(target, weights=weights), exported(NET, fuse=False).images[:IMAGES]
+    expected = expected_logits()
     check_legal(result.model, target)
     assert noise(run_onnxruntime(to_bytes(result.model), images), expected) <= 0.15
 
@@ -257,12 +264,12 @@ def test_keep_float_keeps_exactly_those(target: Target) -> None:
         if (maker := node.inputs[1].producer()) is None or maker.op_type != "DequantizeLinear"  # type: ignore[union-attr]
     }
     wanted = {name for name in whole.quantized if f"{name}.".startswith(tuple(f"{k}." for k in KEPT))}
-    assert len(wanted) == 15, "a block of 6, one layer, one transition"
+    assert len(wanted) == 7, "a block of two layers, one layer, one transition"
     assert plain == wanted | {"features.conv0"} - set(whole.quantized)
     assert set(part.quantized) == set(whole.quantized) - wanted
     check_legal(part.model, target)
-    images = exported(NET).images[:IMAGES]
-    expected = run_onnxruntime(exported(NET, fuse=False).content, images)
+    images = exported(NET, fuse=False).images[:IMAGES]
+    expected = expected_logits()
     assert noise(run_onnxruntime(to_bytes(part.model), images), expected) <= 0.1
 
 
@@ -301,16 +308,16 @@ def test_bias_correction_reduces_the_mean_error() -> None:
 @pytest.mark.parametrize("target", TARGETS)
 @pytest.mark.parametrize("policy", ["equalized", "after-bn-relu"])
 def test_a_folded_source_is_as_good(target: Target, policy: ConcatPolicy) -> None:
-    """What `export` writes is rewritten already; the way back is exact."""
+    """What `export` writes for a target is rewritten already."""
     export = exported(NET, fuse=False)
     images = export.images[:IMAGES]
-    folded = rewrite(export.model, RULES["tensorrt"]).model
+    folded = rewrite(export.model, RULES[target]).model
     config = QuantizeConfig(images=IMAGES, policy=policy)
     found = to_int8(folded, config, target, images)
     whole = quantized(target, policy)
     assert operators(found.model) == operators(whole.model)
     assert [len(b.covered) for b in found.blocks] == [len(b.covered) for b in whole.blocks]
-    expected = run_onnxruntime(export.content, images)
+    expected = expected_logits()
     errors = [noise(run_onnxruntime(r.model, images), expected) for r in (found, whole)]
     assert errors[0] <= 2 * errors[1]
 
@@ -326,7 +333,7 @@ def test_the_same_images_give_the_same_bytes(target: Target) -> None:
 
 @pytest.mark.parametrize("fold", [False, True], ids=["BatchNorm", "folded"])
 @pytest.mark.parametrize("pads", [0, 1])
-@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("target", [*CPU, "tensorrt"])
 @pytest.mark.parametrize("policy", ["equalized", "after-bn-relu"])
 def test_openvino_agrees_where_a_convolution_is_read_twice(
     fold: bool, pads: int, target: Target, policy: ConcatPolicy
