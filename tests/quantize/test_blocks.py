@@ -87,7 +87,10 @@ def test_blocks_of_an_exported_net() -> None:
     [
         (f"k = Concat <axis = 1>(c, x) n = {NORM.format('k')} y = Add(n, k)", ""),
         (f"k = Concat <axis = 1>(c, x) y = {NORM.format('k')}", ", float[N, 8, 8, 8] k"),
-        (f"k = Concat <axis = 1>(c, x) y = {NORM.format('k')} s = Sigmoid(c)", ", float[N, 4, 8, 8] s"),
+        (
+            f"k = Concat <axis = 1>(c, x) y = {NORM.format('k')} s = Sigmoid(c)",
+            ", float[N, 4, 8, 8] s",
+        ),
         (f"k = Concat <axis = 2>(c, x) y = {NORM.format('k')}", ""),
         (f"y = {NORM.format('c')}", ""),
     ],

@@ -20,7 +20,11 @@ def test_every_target_has_one() -> None:
     assert set(DIALECTS) == set(get_args(Target))
     for target, dialect in DIALECTS.items():
         tensorrt = target.startswith("tensorrt")
-        assert (dialect.signed, dialect.half, dialect.integers) == (tensorrt, tensorrt, not tensorrt)
+        assert (dialect.signed, dialect.half, dialect.integers) == (
+            tensorrt,
+            tensorrt,
+            not tensorrt,
+        )
 
 
 @settings(max_examples=200, derandomize=True)

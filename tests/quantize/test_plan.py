@@ -104,5 +104,7 @@ def test_the_factors_leave_the_function_unchanged(net: RandomNet, signed: bool) 
 
 @pytest.mark.parametrize("policy", ["shared", "per-producer"])
 def test_only_equalization_rewrites(policy: ConcatPolicy) -> None:
-    net = RandomNet(0, (1, 4), (8, 8), (2,), 3, False, True, True, "after", "ReduceMean", (1,), True)
+    net = RandomNet(
+        0, (1, 4), (8, 8), (2,), 3, False, True, True, "after", "ReduceMean", (1,), True
+    )
     assert not any(plan.factors for plan in Planned(net, policy, True).plans)
