@@ -21,7 +21,8 @@ from densenet_deploy.data import ImageSet
 from densenet_deploy.export import BATCH, INPUT, OUTPUT, export_onnx, to_bytes
 from densenet_deploy.progress import Track, once, silent
 from densenet_deploy.quantize import check_calibration, quantize, to_int8
-from densenet_deploy.recipe import QuantizeConfig, Recipe, Target
+from densenet_deploy.quantize.legal import check_legal
+from densenet_deploy.recipe import BuildConfig, QuantizeConfig, Recipe, Target
 from densenet_deploy.rewrite import RULES, RewriteResult, rewrite
 from densenet_deploy.source import Source
 from densenet_deploy.tune import choose_policy
@@ -196,13 +197,23 @@ def write_engines(
     for precision in track(recipe.precisions, f"Building {config.backend} engines"):
         file = f"engines/{config.backend}-{precision}.plan"
         # 7.5 would take int8 from every other target of the same engine
-        wanted = (
-            dataclasses.replace(config, optional_compute_capabilities=())
-            if precision == "int8"
-            else config
-        )
+        wanted = settings_for(ir.load(directory / manifest.models[precision]), config)
         engine, capabilities = build_widest(directory / manifest.models[precision], wanted)
         (directory / file).write_bytes(engine)
         record = EngineRecord(file, config.backend, precision, version, config.batch, capabilities)
         engines.append(record)
     return dataclasses.replace(manifest, engines=tuple(engines))
+
+
+def settings_for(model: ir.Model, config: BuildConfig) -> BuildConfig:
+    """How to build a graph: without the optional compute capabilities where it is INT8.
+
+    TensorRT-RTX with 7.5 among its targets compiles INT8 to half for all of them.
+
+    Raises:
+        GraphError: The builder would reject the graph, or accept it and get it wrong.
+    """
+    check_legal(model, config.backend)
+    if any(node.op_type == "QuantizeLinear" for node in model.graph):
+        return dataclasses.replace(config, optional_compute_capabilities=())
+    return config

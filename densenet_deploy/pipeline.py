@@ -11,7 +11,7 @@ from typing import Any
 import onnx_ir as ir
 
 from densenet_deploy import data, environment, report, schema
-from densenet_deploy.assemble import write_engines, write_models
+from densenet_deploy.assemble import settings_for, write_engines, write_models
 from densenet_deploy.bench import bench
 from densenet_deploy.build import engine_version
 from densenet_deploy.bundle import (
@@ -35,11 +35,10 @@ from densenet_deploy.model import create_model
 from densenet_deploy.preprocess import Preprocessing
 from densenet_deploy.progress import Track, silent
 from densenet_deploy.quantize import check_calibration, quantize
-from densenet_deploy.quantize.legal import check_legal
 from densenet_deploy.recipe import (
     TARGETS,
+    BuildConfig,
     DataConfig,
-    EngineBackend,
     Precision,
     QuantizeConfig,
     Recipe,
@@ -218,8 +217,8 @@ def quantize_file(
     return len(written)
 
 
-def check_engine_graph(onnx_file: Path, backend: EngineBackend) -> None:
-    """Refuses a graph that the backend's builder would reject, or accept and get wrong.
+def build_settings(onnx_file: Path, config: BuildConfig) -> BuildConfig:
+    """How to build an ONNX file, see `assemble.settings_for`.
 
     Raises:
         GraphError: Every problem, with the node it is at; or the file is no ONNX model.
@@ -227,10 +226,9 @@ def check_engine_graph(onnx_file: Path, backend: EngineBackend) -> None:
     try:
         model = ir.load(onnx_file)
     except Exception as error:  # protobuf's and others
-        raise GraphError(
-            f"{onnx_file} is not a valid ONNX model ({type(error).__name__})"
-        ) from None
-    check_legal(model, backend)
+        reason = type(error).__name__
+        raise GraphError(f"{onnx_file} is not a valid ONNX model ({reason})") from None
+    return settings_for(model, config)
 
 
 def _require_fp32(model: ir.Model, onnx_file: Path) -> None:

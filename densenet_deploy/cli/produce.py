@@ -206,7 +206,7 @@ def build(
             compute_capabilities=tuple(compute_capability),
             optional_compute_capabilities=(),
         )
-    _check_legal(onnx, config.backend)
+    config = _settings_for(onnx, config)
     engine, capabilities = builder.build_widest(onnx, config, tracker(quiet), log)
     with replacing_file(out) as temporary:
         temporary.write_bytes(engine)
@@ -219,12 +219,13 @@ def build(
     typer.echo(f"engine: {out} ({len(engine) / 1e6:.2f} MB, {backend} {version}{targets})")
 
 
-def _check_legal(onnx: Path, backend: EngineBackend) -> None:
-    """Refuses what the builder would get wrong; a host without onnx leaves that to the builder."""
-    if onnx.is_file() and find_spec("onnx_ir"):
-        from densenet_deploy import pipeline
+def _settings_for(onnx: Path, config: BuildConfig) -> BuildConfig:
+    """Looks at the graph first; a host without onnx leaves that to the builder."""
+    if not onnx.is_file() or not find_spec("onnx_ir"):
+        return config
+    from densenet_deploy import pipeline
 
-        pipeline.check_engine_graph(onnx, backend)
+    return pipeline.build_settings(onnx, config)
 
 
 def train(

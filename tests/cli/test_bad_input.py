@@ -102,7 +102,7 @@ def foreign(place: Place) -> Path:
 RECIPES: dict[str, tuple[Case, str]] = {
     "unknown key": (
         lambda p: ["run", recipe(p, "images = 16", "image = 16"), "--out", p / "out"],
-        r"unknown key 'image' in quantize \(did you mean 'images'\?\); valid keys: images, batch_s",
+        r"unknown key 'image' in quantize \(did you mean 'images'\?\); valid keys: images, seed",
     ),
     "unknown table": (
         lambda p: ["export", recipe(p, "[bench]", "[speed]"), "--out", p / "out"],
@@ -313,7 +313,7 @@ BATCHES: dict[str, tuple[Case, str]] = {
     ),
     "quantize none": (
         lambda p: ["quantize", p / "bundle/fp32.onnx", "--images", "-1", "--out", p / "graph"],
-        r"images must not be negative",
+        r"images and seed must not be negative",
     ),
 }
 
@@ -492,7 +492,7 @@ def corrupt(place: Place) -> Path:
 
 
 @pytest.mark.parametrize(
-    "name, message", [("text", "cannot parse the model"), ("bounds", "1 <= min <= opt <= max")]
+    "name, message", [("text", "is not a valid ONNX model"), ("bounds", "1 <= min <= opt <= max")]
 )
 def test_an_engine_that_cannot_be_built_shows_the_builders_words(
     command: Command, place: Place, name: str, message: str

@@ -68,17 +68,17 @@ def test_blocks_of_random_densenets(net: RandomNet) -> None:
 
 
 def test_blocks_of_an_exported_net() -> None:
-    export = exported("densenet-bc-40-12", fuse=False)
+    export = exported("densenet-bc-16-8", fuse=False)
     model = export.model
     blocks = dense_blocks(model.graph)
     assert [block.name for block in blocks] == [f"features.denseblock{i}" for i in (1, 2, 3)]
     names = [[item.name for item in block.written] for block in blocks]
     starts = ["features.conv0", "features.transition1.averagepool"]
     for found, start, block in zip(names, starts, (1, 2), strict=False):
-        layers = [f"features.denseblock{block}.denselayer{i}.conv2" for i in range(1, 7)]
+        layers = [f"features.denseblock{block}.denselayer{i}.conv2" for i in (1, 2)]
         assert found == [start, *layers]
     slices = Counter(id(r.norm) for block in blocks for w in block.written for r in w.readers)
-    assert sorted(slices.values()) == sorted(3 * [1, 2, 3, 4, 5, 6, 7])
+    assert sorted(slices.values()) == sorted(3 * [1, 2, 3])
     assert_readers_read(model, blocks, export.images[:2])
 
 
@@ -137,7 +137,10 @@ def test_readers_cannot_tell_a_value_from_its_useful_part(
         shrunk = [np.maximum(s * np.array([bottom[0], top[0]]) + b, 0) for s, b in alive]
         for end, step in ((0, 1e-6), (1, -1e-6)):
             inner = (bottom, top)[end][0] + step * (top - bottom)[0]
-            moved = [abs(max(s * inner + b, 0) - row[end]) for (s, b), row in zip(alive, shrunk)]
+            moved = [
+                abs(max(s * inner + b, 0) - row[end])
+                for (s, b), row in zip(alive, shrunk, strict=True)
+            ]
             assert max(moved) > 0, "some reader sees the last bit of it"
 
 
@@ -176,7 +179,7 @@ def test_silencing_changes_nothing_that_a_scale_can_represent(
 
 
 def test_nothing_to_silence() -> None:
-    model = exported("densenet-bc-40-12", fuse=False).model
+    model = exported("densenet-bc-16-8", fuse=False).model
     before = serialized(model)
     wide = (-1e9, 1e9)
     written = [item.name for block in dense_blocks(model.graph) for item in block.written]

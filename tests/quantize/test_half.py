@@ -52,7 +52,7 @@ def initializers(model: ir.Model) -> dict[str, np.ndarray[Any, Any]]:
 
 @pytest.mark.parametrize("target", ["tensorrt", "onnxruntime"])
 def test_an_exported_net_is_half_inside(target: Any) -> None:
-    export = exported("densenet-bc-40-12", target)
+    export = exported("densenet-bc-16-8", target)
     before, model = initializers(export.model), halved(export.model)
     after = initializers(model)
     assert after.keys() == before.keys()
@@ -70,7 +70,7 @@ def test_an_exported_net_is_half_inside(target: Any) -> None:
 
 
 def test_the_interface_stays_float32() -> None:
-    export = exported("densenet-bc-40-12")
+    export = exported("densenet-bc-16-8")
     model = halved(export.model)
     for before, after in (
         (export.model.graph.inputs, model.graph.inputs),

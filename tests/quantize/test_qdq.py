@@ -101,7 +101,7 @@ def test_the_graph_computes_what_the_weight_stands_for(form: str, biased: bool) 
     expected = np.broadcast_to((0.5 * exact[:, :, 0, 0].T + bias)[..., None, None], (4, 3, 8, 8))
     product = steps(weight, "per-channel").max() / 128 if form == "integers" else 0
     for run in (run_reference, run_onnxruntime, run_openvino):
-        assert np.abs(run(model, images) - expected).max() <= 0.51 * product + 1e-6
+        assert np.abs(run(model, images) - expected).max() <= 1.01 * product + 1e-6
 
 
 def test_forms_of_a_bias() -> None:
