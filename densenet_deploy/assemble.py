@@ -21,9 +21,10 @@ from densenet_deploy.data import ImageSet
 from densenet_deploy.export import BATCH, INPUT, OUTPUT, export_onnx, to_bytes
 from densenet_deploy.progress import Track, once, silent
 from densenet_deploy.quantize import check_calibration, quantize, to_int8
+from densenet_deploy.quantize.dialect import DIALECTS
 from densenet_deploy.quantize.legal import check_legal
-from densenet_deploy.recipe import BuildConfig, QuantizeConfig, Recipe, Target
-from densenet_deploy.rewrite import RULES, RewriteResult, rewrite
+from densenet_deploy.recipe import BuildConfig, Precision, QuantizeConfig, Recipe, Target
+from densenet_deploy.rewrite import INT8_RULES, RULES, RewriteResult, rewrite
 from densenet_deploy.source import Source
 from densenet_deploy.tune import choose_policy
 
@@ -47,10 +48,15 @@ def write_models(
         check_calibration(recipe.quantize, len(source.calibration))
     plain = once(track, "Exporting to ONNX", lambda: _export(source, recipe))
     exported, files = _lowerings(plain, recipe), _files(recipe)
-    jobs = [(t, p) for t, named in files.items() for p in recipe.precisions if p in named]
+    jobs: dict[str, tuple[Target, Precision]] = {}
+    for target, named in files.items():
+        for precision in recipe.precisions:
+            if precision in named:
+                jobs.setdefault(named[precision], (target, precision))
     quantized: dict[str, dict[str, Any]] = {}
-    for target, precision in track(jobs, "Quantizing graphs"):
-        file, graph = files[target][precision], exported[target].model
+    for file in track(list(jobs), "Quantizing graphs"):
+        target, precision = jobs[file]
+        graph = exported[target].model
         if precision == "int8":
             graph, quantized[target] = _int8(graph, source, recipe.quantize, target, track)
         else:
@@ -109,16 +115,26 @@ def _lowerings(plain: ir.Model, recipe: Recipe) -> dict[Target, RewriteResult]:
 
 
 def _files(recipe: Recipe) -> dict[Target, dict[str, str]]:
-    """The ONNX files of each target; CPUs compute fp16 in fp32 and need none of their own."""
-    files: dict[Target, dict[str, str]] = {
-        recipe.export.target: {name: f"{name}.onnx" for name in recipe.precisions}
-    }
+    """The ONNX files of each target, by precision.
+
+    CPUs compute fp16 in fp32 and need no graph of their own for it. Targets that take the same
+    form share their files, unless a form is chosen for each by measuring.
+    """
+    files = {recipe.export.target: {str(name): f"{name}.onnx" for name in recipe.precisions}}
     for target in recipe.export.also:
-        wanted = recipe.precisions
-        if target in ("onnxruntime", "openvino"):
-            wanted = tuple(name for name in wanted if name != "fp16")
-        files[target] = {name: f"{target}/{name}.onnx" for name in wanted}
+        twins = [other for other in files if _form(other) == _form(target)]
+        if twins and recipe.quantize.policy != "auto":
+            files[target] = files[twins[0]]
+            continue
+        on_cpu = target in ("onnxruntime", "openvino")
+        wanted = [name for name in recipe.precisions if not (on_cpu and name == "fp16")]
+        files[target] = {str(name): f"{target}/{name}.onnx" for name in wanted}
     return files
+
+
+def _form(target: Target) -> tuple[object, ...]:
+    """What makes the graphs for a target what they are."""
+    return RULES[target], INT8_RULES[target], DIALECTS[target]
 
 
 def _int8(

@@ -79,6 +79,21 @@ def test_an_export_says_what_it_is(bundle: Bundle, fashion_recipe: Recipe) -> No
     assert set(manifest.rewrites) == {"fold_preactivation", "pool_before_conv"}
 
 
+def test_a_backend_gets_the_graph_made_for_it(bundle: Bundle) -> None:
+    own, main = bundle.model("int8", "onnxruntime"), bundle.model("int8")
+    assert own != main == bundle.model("int8", "tensorrt-rtx")
+    assert own.read_bytes() != main.read_bytes()
+    # the CPU runtimes take the same form, and compute fp16 in fp32 anyway
+    assert bundle.model("int8", "openvino") == own
+    assert bundle.model("fp16", "openvino") == bundle.model("fp16")
+    assert "onnxruntime/int8" in bundle.identity()["graphs_sha256"]
+
+
+def test_a_graph_for_a_backend_needs_one_for_all(damaged: Path) -> None:
+    edit(damaged, lambda table: table["lowered"].update({"openvino": {"int4": "int8.onnx"}}))
+    assert "openvino has a graph of its own for 'int4', which models lacks" in refusal(damaged)
+
+
 def test_every_file_is_listed_with_its_true_hash(bundle: Bundle) -> None:
     present = {p.relative_to(bundle.path).as_posix() for p in bundle.path.rglob("*") if p.is_file()}
     assert present == {*bundle.manifest.files, MANIFEST}

@@ -10,12 +10,13 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from densenet_deploy import data
 from densenet_deploy.data import ASSETS
 from densenet_deploy.errors import CheckpointError, DataError, RecipeError
 from densenet_deploy.model import create_model
 from densenet_deploy.preprocess import CIFAR10, FASHION_MNIST, IMAGENET
 from densenet_deploy.recipe import DataConfig, ModelConfig, Recipe
-from densenet_deploy.source import prepare, preprocessing_for, weights_path
+from densenet_deploy.source import Source, prepare, preprocessing_for, weights_path
 from tests.conftest import Finished
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -42,6 +43,27 @@ def test_the_shipped_weights_come_with_all_they_need(fashion_recipe: Recipe) -> 
     published = load_file(SHIPPED)
     for name, tensor in source.model.state_dict().items():
         torch.testing.assert_close(tensor, published[name], rtol=0, atol=0)
+
+
+def test_calibration_images_are_drawn_by_seed_and_selection_takes_others(
+    fashion_recipe: Recipe,
+) -> None:
+    def drawn(seed: int) -> Source:
+        config = replace(fashion_recipe.quantize, images=100, seed=seed)
+        return prepare(replace(fashion_recipe, quantize=config))
+
+    first, again, other = drawn(0), drawn(0), drawn(1)
+    assert first.rows == again.rows != other.rows
+    assert len(first.calibration) == 100 and len(first.selection) == 412
+    used = {image.tobytes() for image in first.calibration.pixels}
+    assert not used & {image.tobytes() for image in first.selection.pixels}
+    everything = data.load(fashion_recipe.data, "train", FASHION_MNIST)
+    np.testing.assert_array_equal(first.calibration.pixels, everything.pixels[list(first.rows)])
+
+
+def test_all_images_calibrate_where_there_are_no_more(fashion_recipe: Recipe) -> None:
+    source = prepare(fashion_recipe)
+    assert source.rows == tuple(range(512)) and len(source.selection) == 0
 
 
 def test_a_path_means_the_same_as_the_name(tmp_path: Path, fashion_recipe: Recipe) -> None:
