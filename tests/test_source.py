@@ -186,13 +186,13 @@ def test_foreign_weights_do_not_say_what_they_are(foreign: Path) -> None:
 
 
 def test_images_that_are_not_there(fashion_recipe: Recipe, tmp_path: Path) -> None:
-    for data in (
+    for config in (
         DataConfig(directory=str(tmp_path)),
         DataConfig(name="folder", directory=str(tmp_path)),
         DataConfig(test_images=100_000),
     ):
         with pytest.raises(DataError):
-            prepare(replace(fashion_recipe, data=data))
+            prepare(replace(fashion_recipe, data=config))
 
 
 def test_preprocessing_is_the_data_sets_where_the_shape_fits() -> None:

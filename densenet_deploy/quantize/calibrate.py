@@ -70,6 +70,8 @@ def observe(
         MissingDependencyError: ONNX Runtime is not installed.
     """
     unique = list(dict.fromkeys(names))
+    if not unique:
+        return {}
     title = "Calibrating int8"
     found = _summaries(model, unique, images, batch_size, track, title)
     for name, seen in found.items():

@@ -229,8 +229,6 @@ def _chosen(graph: ir.Graph, dialect: Dialect, keep_float: tuple[str, ...]) -> l
     does not: there the stem stays in floating point.
     """
     nodes = [n for n in graph if n.op_type == "Conv" and constant(n.inputs[1]) is not None]
-    if dialect.signed:
-        nodes = [n for n in nodes if n.inputs[0] not in graph.inputs]
     kept = {part: [n for n in nodes if f"{n.name}.".startswith(f"{part}.")] for part in keep_float}
     unknown = [part for part, found in kept.items() if not found]
     if unknown:
@@ -239,6 +237,9 @@ def _chosen(graph: ir.Graph, dialect: Dialect, keep_float: tuple[str, ...]) -> l
             expected="the name of a convolution, or of a module around one",
         )
     left = [n for n in nodes if not any(n in found for found in kept.values())]
+    left = [n for n in left if not n.outputs[0].is_graph_output()]  # a classifier stays
+    if dialect.signed:
+        left = [n for n in left if n.inputs[0] not in graph.inputs]
     if not left:
         raise GraphError("the graph has no convolution with constant weights to quantize")
     return left
@@ -282,7 +283,11 @@ def _quantize_parameters(
     assert weight is not None
     given = constant(node.inputs[2]) if len(node.inputs) > 2 else None
     bias = np.zeros(len(weight)) if given is None else given.astype(np.float64)
-    quantized = quantize_weight(weight, dialect)
+    data = scale_of(node.inputs[0])
+    assert data is not None
+    # A channel with next to no weights may have a bias, in steps of both scales.
+    least = np.abs(bias) / (2.0**30 * data.scale) if dialect.integers else 0.0
+    quantized = quantize_weight(weight, dialect, least)
     if mean is not None:
         bias += _mean_error(weight - quantized.dequantized(), mean)
     set_parameters(graph, node, quantized, bias, dialect)

@@ -24,7 +24,7 @@ _SELECTING = ("Concat", "MaxPool", "Max", "Min")
 def compute_in_integers(graph: ir.Graph) -> None:
     """Moves every DequantizeLinear as far down as it goes."""
     for node in list(graph):
-        if node.op_type in _SELECTING:
+        if node.op_type in _SELECTING and not node.outputs[0].is_graph_output():
             scale = _common_scale(node)
             if scale is not None:
                 _move_behind(graph, node, scale)

@@ -19,7 +19,7 @@ from densenet_deploy.rewrite.graph import add_initializer, constant, new_node, o
 
 # OpenVINO 2026.4 computes wrong numbers where the output of a quantized convolution without a bias
 # is read twice, as dense blocks do, and it drops a bias of zero. This one changes no logit.
-_NO_BIAS = 1e-30
+_NO_BIAS, _NO_BIAS_HALF = 1e-30, 1e-7
 _LEVELS = 127  # of weights: -128 is not used
 
 
@@ -80,9 +80,17 @@ class QuantizedWeight:
         return self.levels * scales.reshape(-1, *[1] * (self.levels.ndim - 1))
 
 
-def quantize_weight(weight: NDArray[np.floating], dialect: Dialect) -> QuantizedWeight:
-    """Rounds a weight to the nearest of 255 levels."""
-    rows = np.abs(weight).reshape(len(weight), -1).max(axis=1) / _LEVELS
+def quantize_weight(
+    weight: NDArray[np.floating], dialect: Dialect, least: NDArray[np.float64] | float = 0.0
+) -> QuantizedWeight:
+    """Rounds a weight to the nearest of 255 levels.
+
+    Args:
+        weight: (O, I, ...).
+        dialect: What the target takes.
+        least: (O,) a scale is no smaller, so that a bias in int32 fits.
+    """
+    rows = np.maximum(np.abs(weight).reshape(len(weight), -1).max(axis=1) / _LEVELS, least)
     scales = rounded(rows if dialect.weights == "per-channel" else rows.max(keepdims=True), dialect)
     multiplier = rounded(rows / scales, dialect) if dialect.weights == "per-channel-mul" else None
     steps = scales if multiplier is None else scales * multiplier
@@ -115,10 +123,12 @@ def set_parameters(
         scales = np.broadcast_to(rounded(weight.scales * data.scale, dialect), bias.shape)
         limit = np.iinfo(np.int32).max
         levels = np.clip(np.rint(bias / scales), -limit, limit).astype(np.int32)
+        levels = levels if levels.any() else np.ones_like(levels)  # see _NO_BIAS
         shape = ir.Shape(bias.shape)
         node.replace_input_with(2, _stored(graph, node, "bias", levels, scales, shape))
     else:
-        filled = bias if bias.any() else np.full_like(bias, _NO_BIAS)
+        least = _NO_BIAS_HALF if dialect.half else _NO_BIAS
+        filled = bias if bias.any() else np.full_like(bias, least)
         name = f"{node.outputs[0].name}.bias"
         node.replace_input_with(2, add_initializer(graph, name, filled.astype(np.float32)))
 

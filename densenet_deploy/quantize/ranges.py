@@ -3,7 +3,7 @@
 `minmax` covers everything; `percentile` leaves the rarest values outside; `mse` minimises the
 expected square of rounding plus saturation; `entropy` minimises the KL divergence between the
 histogram and its 8-bit version (Migacz, "8-bit inference with TensorRT", GTC 2017). The last two
-shrink both ends of the observed range by one factor.
+shrink the observed range towards zero by one factor.
 """
 
 from __future__ import annotations
@@ -36,10 +36,11 @@ def channel_ranges(
     if method == "percentile":
         return _percentiles(observation, percentile / 100)
     cost = _square_errors if method == "mse" else _divergences
-    low, high = observation.low, observation.high
-    costs = [cost(observation, low * factor, high * factor) for factor in _SHRINK]
+    zero = np.clip(0.0, observation.low, observation.high)  # or the end that is nearest to it
+    low, high = observation.low - zero, observation.high - zero
+    costs = [cost(observation, zero + low * f, zero + high * f) for f in _SHRINK]
     factors = _SHRINK[np.argmin(costs, axis=0)]
-    return low * factors, high * factors
+    return zero + low * factors, zero + high * factors
 
 
 def tensor_range(
