@@ -210,11 +210,12 @@ def write_engines(
     config, version = recipe.build, engine_version(recipe.build.backend)
     (directory / "engines").mkdir()
     engines = []
+    models = manifest.models | manifest.lowered.get(config.backend, {})
     for precision in track(recipe.precisions, f"Building {config.backend} engines"):
         file = f"engines/{config.backend}-{precision}.plan"
         # 7.5 would take int8 from every other target of the same engine
-        wanted = settings_for(ir.load(directory / manifest.models[precision]), config)
-        engine, capabilities = build_widest(directory / manifest.models[precision], wanted)
+        wanted = settings_for(ir.load(directory / models[precision]), config)
+        engine, capabilities = build_widest(directory / models[precision], wanted)
         (directory / file).write_bytes(engine)
         record = EngineRecord(file, config.backend, precision, version, config.batch, capabilities)
         engines.append(record)

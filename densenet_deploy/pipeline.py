@@ -51,6 +51,8 @@ from densenet_deploy.train import train
 from densenet_deploy.tune import Tuning, choose_policy, tune
 from densenet_deploy.verify import verify
 
+_SPARE_IMAGES = 16  # synthetic ones, for `auto` to choose by
+
 
 @dataclass(frozen=True)
 class RunResult:
@@ -203,14 +205,16 @@ def quantize_file(
         if images is not None:
             pool = data.load(images, "train", preprocessing)
         elif model.metadata_props.get("densenet_deploy.speed_only") == "true":
-            pool = data.synthetic(config.images, preprocessing)
+            pool = data.synthetic(config.images + _SPARE_IMAGES, preprocessing)
         else:
             pool = data.none(preprocessing)
         drawn, _, selection = draw(pool, config)
+        check_calibration(config, len(drawn))
         calibration = preprocessing.normalise(drawn.pixels)
         if config.policy == "auto":
             others = preprocessing.normalise(selection.pixels)
             config = choose_policy(model, config, target, calibration, others, track).config
+    model.metadata_props["densenet_deploy.target"] = target
     written = to_bytes(quantize(model, precision, config, calibration, target, track))
     with replacing_file(out) as temporary:
         temporary.write_bytes(written)

@@ -35,7 +35,7 @@ from densenet_deploy.verify import kl_divergence
 Images = NDArray[np.float32]
 
 _CPU_RUNTIMES = ("onnxruntime", "openvino")
-_EQUAL = 1.01  # bytes so close together are decided by the divergence, as overlapping times are
+_EQUAL = 1.01  # costs so close together are decided by the divergence
 _BATCH = 64
 _SENSITIVITY_IMAGES = 500
 
@@ -50,7 +50,8 @@ class Candidate:
         agreement: Selection images with the same top-1 class as in fp32, in percent.
         kl: Mean KL divergence from fp32's class probabilities, in nats.
         cost: What the target pays, in the unit of the tuning.
-        speedup: fp32's cost divided by this one's; with an interval where it is a latency.
+        speedup: fp32's cost divided by this one's, with an interval where it is a latency; it can
+            be compared where costs were measured at different times.
     """
 
     name: str
@@ -62,7 +63,8 @@ class Candidate:
 
     def beats(self, other: Candidate) -> bool:
         """Whether it is at least as good in agreement and cost, and better in one of them."""
-        mine, its = (self.agreement, -self.cost), (other.agreement, -other.cost)
+        mine = self.agreement, self.speedup.median
+        its = other.agreement, other.speedup.median
         return mine != its and mine[0] >= its[0] and mine[1] >= its[1]
 
 
@@ -114,7 +116,7 @@ class Tuning:
     def front(self) -> tuple[Candidate, ...]:
         """The Pareto front of agreement against cost, the cheapest first."""
         found = [c for c in self.candidates if not any(o.beats(c) for o in self.candidates)]
-        return tuple(sorted(found, key=lambda candidate: candidate.cost))
+        return tuple(sorted(found, key=lambda candidate: -candidate.speedup.median))
 
     def summary(self) -> str:
         """One line for people."""
@@ -217,12 +219,12 @@ class _Bench:
         base = _cheapest(within) if within else min(policies, key=lambda c: c.kl)
         sensitivities = self._sensitivities(base)
         parts = [item.part for item in sensitivities]
-        counts = [0, *(2**power for power in range(10) if 2**power < len(parts))]
+        counts = [2**power for power in range(10) if 2**power < len(parts)]
         ways = {
             f"{base.name}, {count} of {len(parts)} parts float": replace(
                 base.config, keep_float=(*base.config.keep_float, *parts[:count])
             )
-            for count in counts[1:]
+            for count in counts
         }
         mixed = self._measured(ways, "Measuring mixed precision")
         allowed = _within([*policies, *mixed], self.config.budget)
@@ -247,10 +249,13 @@ class _Bench:
 
     def _sensitivities(self, base: Candidate) -> list[Sensitivity]:
         calibrated = self._ready(base.config)
-        parts = _parts(calibrated)
+        kept = base.config.keep_float
+        parts = _parts(calibrated, kept)
+        if len(parts) < 2:
+            return []
+        ways = [kept, *((*kept, part) for part in parts)]
         whole, *rest = (
-            self._divergence(calibrated, keep)
-            for keep in self.track([(), *((part,) for part in parts)], "Measuring sensitivity")
+            self._divergence(calibrated, keep) for keep in self.track(ways, "Measuring sensitivity")
         )
         found = [Sensitivity(part, kl, whole - kl) for part, kl in zip(parts, rest, strict=True)]
         return sorted(found, key=lambda item: item.kl)
@@ -324,9 +329,9 @@ def _megabytes(graph: bytes) -> float:
     return (layers.bytes_in + layers.bytes_out) / 1e6
 
 
-def _parts(calibrated: Calibrated) -> list[str]:
+def _parts(calibrated: Calibrated, kept: tuple[str, ...]) -> list[str]:
     """Modules to leave in floating point one at a time: dense layers, transitions, the stem."""
-    names = calibrated.quantized().quantized
+    names = calibrated.quantized(kept).quantized
     dense = [name.rpartition(".")[0] if ".denselayer" in name else name for name in names]
     return list(dict.fromkeys(dense))
 

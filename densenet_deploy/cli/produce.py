@@ -151,6 +151,9 @@ def quantize(
         CalibrationMethod, typer.Option("--method", help="What range of values int8 covers.")
     ] = "mse",
     policy: Annotated[Policy, PolicyOption] = "equalized",
+    budget: Annotated[
+        float, typer.Option("--budget", help="For auto: classes that may change, in percent.")
+    ] = 0.5,
     keep_float: Annotated[
         list[str] | None,
         typer.Option("--keep-float", help="Convolution or module to leave alone; repeatable."),
@@ -167,6 +170,7 @@ def quantize(
             seed=seed,
             method=method,
             policy=policy,
+            budget=budget,
             keep_float=tuple(keep_float or ()),
         )
     )

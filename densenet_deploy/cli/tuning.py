@@ -69,7 +69,7 @@ def tune(
 
 
 def _print(tuning: Tuning) -> None:
-    header = ("int8", "agreement %", "KL, nats", tuning.unit, "speed-up", "Pareto")
+    header = ("int8", "agreement %", "KL, nats", tuning.unit, "fp32 / int8", "Pareto")
     title = f"{tuning.target}, {tuning.images} training images that did not calibrate"
     show.table(header, [_cells(item, tuning) for item in tuning.candidates], title)
     parts = [

@@ -35,6 +35,7 @@ def quantize(
         precision: `fp32` copies, `fp16` computes in half, `int8` quantizes convolutions.
         config: Calibration settings.
         calibration: Normalised training images (N, C, H, W); needed for `int8`.
+        target: What `int8` is lowered for.
         track: Progress reporter.
 
     Raises:

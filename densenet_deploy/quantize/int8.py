@@ -31,7 +31,7 @@ from densenet_deploy.quantize.ranges import channel_ranges, tensor_range
 from densenet_deploy.recipe import QuantizeConfig, Target
 from densenet_deploy.rewrite import INT8_RULES, RULES, RewriteResult, rewrite
 from densenet_deploy.rewrite.equalize_concat import equalize_concat
-from densenet_deploy.rewrite.graph import constant
+from densenet_deploy.rewrite.graph import constant, only_reader
 from densenet_deploy.rewrite.pool_before_conv import pool_before_conv
 from densenet_deploy.rewrite.unfold_preactivation import unfold_preactivation
 
@@ -215,11 +215,28 @@ def _plan_blocks(
     policy = config.policy
     if policy == "after-bn-relu":
         return []
-    assert policy != "auto"
+    if policy == "auto":
+        raise GraphError(
+            "policy 'auto' has to be measured first",
+            expected="equalized, shared, per-producer or after-bn-relu",
+            remedy="ask densenet_deploy.tune.choose_policy",
+        )
     blocks = dense_blocks(model.graph)
     seen = look.observe(model, [written.name for block in blocks for written in block.written])
     ranges = {name: look.channel_ranges(observation) for name, observation in seen.items()}
-    return [plan_block(block, ranges, policy, dialect.signed) for block in blocks]
+    plans = [plan_block(block, ranges, policy, dialect.signed) for block in blocks]
+    refused = _refused(model, plans)
+    for index, plan in enumerate(plans):
+        if refused & plan.factors.keys():  # not a dense block after all
+            plans[index] = plan_block(blocks[index], ranges, "shared", dialect.signed)
+    return plans
+
+
+def _refused(model: ir.Model, plans: Sequence[BlockPlan]) -> set[str]:
+    """Values that equalization would leave alone."""
+    factors = {name: item for plan in plans for name, item in plan.factors.items()}
+    trial = rewrite(model.clone(), (partial(equalize_concat, factors=factors),))
+    return {refusal.node for refusal in trial.refusals}
 
 
 def _chosen(graph: ir.Graph, dialect: Dialect, keep_float: tuple[str, ...]) -> list[ir.Node]:
@@ -237,7 +254,8 @@ def _chosen(graph: ir.Graph, dialect: Dialect, keep_float: tuple[str, ...]) -> l
             expected="the name of a convolution, or of a module around one",
         )
     left = [n for n in nodes if not any(n in found for found in kept.values())]
-    left = [n for n in left if not n.outputs[0].is_graph_output()]  # a classifier stays
+    if dialect.weights == "per-channel-mul":  # a graph output cannot be multiplied afterwards
+        left = [n for n in left if not n.outputs[0].is_graph_output()]
     if dialect.signed:
         left = [n for n in left if n.inputs[0] not in graph.inputs]
     if not left:
@@ -261,6 +279,8 @@ def _before_max_pool(value: ir.Value) -> ir.Value:
     producer = value.producer()
     while producer is not None and producer.op_type == "MaxPool":
         assert producer.inputs[0] is not None
+        if only_reader(producer.inputs[0]) is None:
+            break
         value = producer.inputs[0]
         producer = value.producer()
     return value
