@@ -28,9 +28,10 @@ def write(tuning: Tuning, path: Path) -> None:
     axes.step([c.cost for c in front], [c.agreement for c in front], where="post", color="0.7")
     for label, group in (("policy", tuning.policies), ("mixed precision", tuning.mixed)):
         axes.scatter([c.cost for c in group], [c.agreement for c in group], label=label)
-    for candidate in tuning.policies:
+    for index, candidate in enumerate(tuning.policies):
+        place = (6, 6 if index % 2 else -12)  # neighbours often lie on each other
         at = (candidate.cost, candidate.agreement)
-        axes.annotate(candidate.name, at, xytext=(5, 4), textcoords="offset points", fontsize=8)
+        axes.annotate(candidate.name, at, place, textcoords="offset points", fontsize=8)
     chosen = tuning.chosen
     axes.scatter(
         [chosen.cost], [chosen.agreement], s=160, facecolors="none", edgecolors="C3", label="chosen"
@@ -39,5 +40,6 @@ def write(tuning: Tuning, path: Path) -> None:
     unit = "ms at batch 1" if tuning.unit == "ms" else "MB of activations at batch 1"
     axes.set_xlabel(f"cost on {tuning.target}: {unit}")
     axes.set_ylabel(f"agreement with fp32, % of {tuning.images} images")
+    axes.margins(x=0.15, y=0.1)
     axes.legend(loc="lower right")
     figure.savefig(path, dpi=120, format="png")

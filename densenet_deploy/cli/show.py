@@ -15,7 +15,7 @@ from rich.table import Table
 from densenet_deploy import report
 from densenet_deploy.errors import DeployError
 
-_LEFT = ("precision", "backend", "model", "candidate", "over", "verdict", "target", "graph")
+_LEFT = ("precision", "backend", "model", "candidate", "over", "verdict", "target", "graph", "part")
 
 
 def fail(error: DeployError) -> None:

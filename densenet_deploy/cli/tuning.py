@@ -69,14 +69,14 @@ def tune(
 
 
 def _print(tuning: Tuning) -> None:
-    header = ("int8", "agreement %", "KL, nats", tuning.unit, "fp32 / int8", "Pareto")
+    header = ("candidate", "agreement %", "KL, nats", tuning.unit, "fp32 / int8", "Pareto")
     title = f"{tuning.target}, {tuning.images} training images that did not calibrate"
     show.table(header, [_cells(item, tuning) for item in tuning.candidates], title)
     parts = [
         (item.part, f"{item.kl:.2e}", f"{item.gain:.1e}")
         for item in tuning.sensitivities[:_SENSITIVE]
     ]
-    show.table(("left in floating point", "KL, nats", "gain"), parts, "most sensitive parts")
+    show.table(("part", "KL, nats", "gain"), parts, "left in floating point, one at a time")
     typer.echo(f"chosen: {tuning.summary()}")
 
 
