@@ -70,6 +70,12 @@ class Written:
 
     def useful(self, low: Array, high: Array) -> tuple[Array, Array]:
         """The part of [low, high] that any reader can tell apart; all of it where none can."""
+        bottom, top = self.distinguished(low, high)
+        empty = ~(bottom < top)
+        return np.where(empty, low, bottom), np.where(empty, high, top)
+
+    def distinguished(self, low: Array, high: Array) -> tuple[Array, Array]:
+        """The part of [low, high] that any reader can tell apart; its ends cross where none can."""
         least, most = np.full_like(low, np.inf), np.full_like(high, -np.inf)
         for reader in self.readers:
             rising, falling = reader.scale > 0, reader.scale < 0
@@ -77,9 +83,7 @@ class Written:
             last = np.where(falling & reader.rectifies, reader.threshold, high)
             least = np.where(rising | falling, np.minimum(least, first), least)
             most = np.where(rising | falling, np.maximum(most, last), most)
-        bottom, top = np.maximum(low, least), np.minimum(high, most)
-        empty = ~(bottom < top)
-        return np.where(empty, low, bottom), np.where(empty, high, top)
+        return np.maximum(low, least), np.minimum(high, most)
 
 
 @dataclass(frozen=True)

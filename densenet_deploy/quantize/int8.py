@@ -68,7 +68,11 @@ class Int8Result:
             "rewrites": dict(sum((Counter(step.counts) for step in self.steps), Counter())),
             "convolutions": len(self.quantized),
             "blocks": {
-                block.block: {"wasted_bits": block.waste, "worst": block.worst}
+                block.block: {
+                    "wasted_bits": block.waste,
+                    "worst": block.worst,
+                    "saturated": block.saturated,
+                }
                 for block in self.blocks
             },
         }
@@ -224,11 +228,11 @@ def _plan_blocks(
     blocks = dense_blocks(model.graph)
     seen = look.observe(model, [written.name for block in blocks for written in block.written])
     ranges = {name: look.channel_ranges(observation) for name, observation in seen.items()}
-    plans = [plan_block(block, ranges, policy, dialect.signed) for block in blocks]
+    plans = [plan_block(block, ranges, policy, dialect.signed, seen) for block in blocks]
     refused = _refused(model, plans)
     for index, plan in enumerate(plans):
         if refused & plan.factors.keys():  # not a dense block after all
-            plans[index] = plan_block(blocks[index], ranges, "shared", dialect.signed)
+            plans[index] = plan_block(blocks[index], ranges, "shared", dialect.signed, seen)
     return plans
 
 

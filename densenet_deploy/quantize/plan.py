@@ -9,11 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 
 import numpy as np
 from numpy.typing import NDArray
 
-from densenet_deploy.quantize.blocks import Block
+from densenet_deploy.quantize.blocks import Block, Written
+from densenet_deploy.quantize.calibrate import Observation
 from densenet_deploy.recipe import ConcatPolicy
 from densenet_deploy.rewrite.equalize_concat import Equalization
 
@@ -31,23 +33,31 @@ class BlockPlan:
         factors: The rewrite that comes first; empty but for `equalized`.
         waste: Bits a channel wastes, mean over the block's channels.
         worst: Bits the worst channel wastes.
+        saturated: Share of the observed values that a reader could tell apart and no scale covers.
     """
 
     block: str
     covered: dict[str, tuple[float, float]]
     waste: float
     worst: float
+    saturated: float = 0.0
     factors: dict[str, Equalization] = field(default_factory=dict)
 
     def summary(self) -> str:
         """One line for people."""
         return (
             f"{self.block}: {len(self.covered)} values, wasted bits per channel: "
-            f"mean {self.waste:.1f}, worst {self.worst:.1f}"
+            f"mean {self.waste:.1f}, worst {self.worst:.1f}; saturated {100 * self.saturated:.3f} %"
         )
 
 
-def plan_block(block: Block, ranges: Ranges, policy: ConcatPolicy, signed: bool) -> BlockPlan:
+def plan_block(
+    block: Block,
+    ranges: Ranges,
+    policy: ConcatPolicy,
+    signed: bool,
+    seen: Mapping[str, Observation] = MappingProxyType({}),
+) -> BlockPlan:
     """Plans the scales of a block.
 
     Args:
@@ -55,6 +65,7 @@ def plan_block(block: Block, ranges: Ranges, policy: ConcatPolicy, signed: bool)
         ranges: (low, high), each (C,), of the channels of each written value.
         policy: Any but `after-bn-relu`.
         signed: The target's integers lie on both sides of zero, with zero-point 0.
+        seen: What the ranges come from, to say how much of it they leave out.
     """
     useful = {w.name: w.useful(*ranges[w.name]) for w in block.written}
     factors = _equalizations(block, useful, signed) if policy == "equalized" else {}
@@ -66,7 +77,17 @@ def plan_block(block: Block, ranges: Ranges, policy: ConcatPolicy, signed: bool)
         lows, highs = zip(*covered.values(), strict=True)
         covered = dict.fromkeys(covered, (min(lows), max(highs)))
     waste = np.concatenate([_waste(useful[name], covered[name], signed) for name in covered])
-    return BlockPlan(block.name, covered, float(waste.mean()), float(waste.max()), factors)
+    saturated = [
+        _saturated(w, seen[w.name], ranges[w.name]) for w in block.written if w.name in seen
+    ]
+    return BlockPlan(
+        block.name,
+        covered,
+        float(waste.mean()),
+        float(waste.max()),
+        float(np.concatenate(saturated).mean()) if saturated else 0.0,
+        factors,
+    )
 
 
 def _equalizations(block: Block, useful: Ranges, signed: bool) -> dict[str, Equalization]:
@@ -90,3 +111,16 @@ def _waste(useful: tuple[Array, Array], covered: tuple[float, float], signed: bo
     if span == 0:  # nothing but zeros
         return np.zeros_like(useful[0])
     return np.log2(span / np.maximum(useful[1] - useful[0], 1e-6 * span))
+
+
+def _saturated(written: Written, seen: Observation, ends: tuple[Array, Array]) -> Array:
+    """(C,) share of the values that matter to a reader but lie outside what is covered."""
+    if seen.counts is None:  # everything is covered
+        return np.zeros(len(seen.low))
+    centers = seen.centers()
+    first, last = written.distinguished(seen.low, seen.high)
+    low, high = written.useful(*ends)
+    matters = (centers >= first[:, None]) & (centers <= last[:, None])
+    covered = (centers >= low[:, None]) & (centers <= high[:, None])
+    share: Array = (seen.counts * (matters & ~covered)).sum(axis=1) / seen.counts.sum(axis=1)
+    return share

@@ -16,7 +16,14 @@ from densenet_deploy.quantize.calibrate import observe
 from densenet_deploy.quantize.plan import BlockPlan, plan_block
 from densenet_deploy.recipe import ConcatPolicy
 from densenet_deploy.rewrite import equalize_concat
-from tests.graphs import RANDOM_NETS, RandomNet, normal, random_densenet, rewrite_exactly
+from tests.graphs import (
+    RANDOM_NETS,
+    RandomNet,
+    normal,
+    random_densenet,
+    rewrite_exactly,
+    tensors,
+)
 
 POLICIES = [policy for policy in get_args(ConcatPolicy) if policy != "after-bn-relu"]
 Ranges = dict[str, tuple[NDArray[np.float64], NDArray[np.float64]]]
@@ -108,3 +115,31 @@ def test_only_equalization_rewrites(policy: ConcatPolicy) -> None:
         0, (1, 4), (8, 8), (2,), 3, False, True, True, "after", "ReduceMean", (1,), True
     )
     assert not any(plan.factors for plan in Planned(net, policy, True).plans)
+
+
+@settings(max_examples=15, derandomize=True)
+@given(RANDOM_NETS, st.floats(0.5, 1))
+def test_saturated_is_what_a_reader_would_miss(net: RandomNet, factor: float) -> None:
+    """Against the values themselves: clipping changes relu(scale * x + shift) for these alone."""
+    found = Planned(net, "shared", signed=False)
+    names = list(found.written)
+    seen = observe(found.model, names, found.images, histograms=True)
+    values = tensors(found.model, names, found.images)
+    narrow = {name: (low * factor, high * factor) for name, (low, high) in found.ranges.items()}
+    for block in found.blocks:
+        plan = plan_block(block, narrow, "shared", False, seen)
+        assert plan_block(block, found.ranges, "shared", False, seen).saturated == 0
+        missed = []
+        for written in block.written:
+            x = np.moveaxis(values[written.name].astype(np.float64), 1, -1)
+            low, high = written.useful(*narrow[written.name])
+            clipped = np.clip(x, low, high)
+            changed = np.zeros(x.shape, bool)
+            for reader in written.readers:
+                outputs = [reader.scale * v + reader.shift for v in (x, clipped)]
+                if reader.rectifies:
+                    outputs = [np.maximum(output, 0) for output in outputs]
+                changed |= np.abs(outputs[0] - outputs[1]) > 1e-9
+            missed.append(changed.reshape(-1, x.shape[-1]).mean(axis=0))
+        # a bin at the edge may hold values of both sides
+        assert plan.saturated == pytest.approx(np.concatenate(missed).mean(), abs=0.05)
