@@ -204,7 +204,7 @@ def test_a_script_without_a_main_guard_may_call_it(bundle: Bundle, tmp_path: Pat
 
 def test_an_error_in_the_process_arrives_as_it_was(damaged: Path) -> None:
     manifest = open_bundle(damaged).manifest
-    (damaged / "fp32.onnx").write_bytes(b"not a graph")
+    (damaged / "onnxruntime" / "fp32.onnx").write_bytes(b"not a graph")
     opened = write_manifest(damaged, manifest)
     with pytest.raises(BackendError, match=r"^onnxruntime refuses fp32\.onnx: .*[^.]\.$"):
         bench(opened, ["onnxruntime"], ["fp32"], QUICK)

@@ -82,7 +82,7 @@ def test_rewrites_of_densenet121() -> None:
 
 def test_rewrites_of_a_net_for_onnxruntime() -> None:
     export = exported("densenet-bc-40-12", "onnxruntime")
-    assert export.result.counts == {"pool_before_conv": 2}
+    assert export.result.counts == {"pool_before_conv": 2, "chain_concat": 15}
     assert operators(export.model)["BatchNormalization"] == 21
     assert operators(exported("densenet-bc-40-12").model).get("BatchNormalization") is None
 
