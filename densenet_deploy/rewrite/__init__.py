@@ -1,26 +1,17 @@
 """Exact graph rewrites: equal in real arithmetic, counted, and every refusal says why.
 
-A rule is a function from a graph to what it did; which rules serve a target is data. TensorRT
-fuses an add and ReLU between two convolutions, so no BatchNormalization should be left for it. The
-CPU runtimes run a kept BatchNormalization and ReLU well, but copy every concatenation: a block's
-should grow, not be gathered anew in each layer. DenseNet-121 in fp32 at batch 1 on two Xeon cores,
-median speed-up over the plain export of 14 interleaved rounds:
+A rule is a function from a graph to what it did; which rules serve a target is data, found by
+measuring (docs/int8.md has the figures, benchmarks/ the commands).
 
-                   pool   pool, chain   pool, fold   pool, fold, chain   pool, clamp, chain
-    ONNX Runtime   1.06   1.10          0.94         0.94                0.98
-    OpenVINO       1.07   1.21          1.08         1.20                1.25
+Float graphs. TensorRT fuses an add and ReLU between two convolutions, so no BatchNormalization
+should be left for it. The CPU runtimes run a kept BatchNormalization and ReLU well, and ONNX
+Runtime leaves its blocked layout for the broadcast add; but both copy every concatenation, so a
+block's should grow, not be gathered anew in each layer.
 
-An INT8 graph has other costs. The CPU runtimes leave int8 for every operator without an integer
-kernel, and a clamp and a depthwise convolution have one where BatchNormalization and a pool have
-not: DenseNet-121 takes ONNX Runtime 9.7 ms with the clamp, 13.3 ms with a depthwise convolution for
-each BatchNormalization, and 28.3 ms in plain fp32. On TensorRT the clamp keeps what a layer reads
-on the grid of the concatenation, so that it is rounded once: the KL divergence of the shipped model
-falls from 6.3e-4 to 4.4e-4. TensorRT-RTX fuses whatever is pointwise, and slices are: with them
-for pools, and the ReLU after the stem's pool, the activations that its kernels read and write for
-DenseNet-121 fall from 73.7 to 65.6 MB.
-
-A free positive factor between the two convolutions of a dense layer (cross-layer equalization) was
-tried and left out: it changed the divergence by less than choosing other calibration images does.
+INT8 graphs. The CPU runtimes leave int8 for every operator without an integer kernel: a clamp has
+one, and so has a depthwise convolution, which costs more but serves where a padded convolution
+follows. On TensorRT the clamp keeps what a layer reads on the grid of the concatenation, so that it
+is rounded once. TensorRT-RTX fuses whatever is pointwise, and slices are, while a pool is a kernel.
 """
 
 from __future__ import annotations
