@@ -23,7 +23,14 @@ from densenet_deploy.progress import Track, once, silent
 from densenet_deploy.quantize import check_calibration, quantize, to_int8
 from densenet_deploy.quantize.dialect import DIALECTS
 from densenet_deploy.quantize.legal import check_legal
-from densenet_deploy.recipe import BuildConfig, Precision, QuantizeConfig, Recipe, Target
+from densenet_deploy.recipe import (
+    CPU_TARGETS,
+    BuildConfig,
+    Precision,
+    QuantizeConfig,
+    Recipe,
+    Target,
+)
 from densenet_deploy.rewrite import INT8_RULES, RULES, RewriteResult, rewrite
 from densenet_deploy.source import Source
 from densenet_deploy.tune import choose_policy
@@ -126,7 +133,7 @@ def _files(recipe: Recipe) -> dict[Target, dict[str, str]]:
         if twins and recipe.quantize.policy != "auto":
             files[target] = files[twins[0]]
             continue
-        on_cpu = target in ("onnxruntime", "openvino")
+        on_cpu = target in CPU_TARGETS
         wanted = [name for name in recipe.precisions if not (on_cpu and name == "fp16")]
         files[target] = {str(name): f"{target}/{name}.onnx" for name in wanted}
     return files

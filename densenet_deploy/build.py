@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from densenet_deploy import _tensorrt, errors
+from densenet_deploy.engine_layers import EngineLayers, parse_build_log
 from densenet_deploy.errors import BuildError, DeployError, GraphError
 from densenet_deploy.progress import Track, silent
 from densenet_deploy.recipe import BuildConfig
@@ -107,6 +108,22 @@ def build_widest(
         except BuildError:
             pass  # either an optional target's fault, or the next attempt says what is wrong
     return build_engine(model, config, track, log), required
+
+
+def compile_layers(model: bytes, capability: str = "8.9") -> tuple[bytes, EngineLayers]:
+    """Compiles a model with TensorRT-RTX for one compute capability and the static batch 1.
+
+    Returns:
+        The engine, and its kernels with the sizes of what they read and write.
+
+    Raises:
+        DeployError: As `build_engine`.
+    """
+    config = BuildConfig("tensorrt-rtx", (1, 1, 1), (capability,), ())
+    with tempfile.TemporaryDirectory(prefix="densenet-deploy-") as folder:
+        log = Path(folder) / "build.log"
+        engine = build_engine(model, config, log=log)
+        return engine, parse_build_log(log.read_text(encoding="utf-8", errors="replace"))
 
 
 def engine_version(backend: _tensorrt.Backend) -> str:

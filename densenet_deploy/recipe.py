@@ -21,11 +21,12 @@ DataName = Literal["fashion-mnist", "cifar10", "cifar100", "svhn", "folder", "sy
 Target = Literal["tensorrt", "tensorrt-rtx", "onnxruntime", "openvino"]
 CalibrationMethod = Literal["minmax", "percentile", "entropy", "mse"]
 ConcatPolicy = Literal["equalized", "shared", "per-producer", "after-bn-relu"]
-Policy = Literal["auto", "equalized", "shared", "per-producer", "after-bn-relu"]
+Policy = Literal["auto", ConcatPolicy]
 WeightScales = Literal["per-channel", "per-channel-mul", "per-tensor"]
 EngineBackend = Literal["tensorrt-rtx", "tensorrt"]
 PRECISIONS: tuple[Precision, ...] = ("fp32", "fp16", "int8")
 TARGETS: tuple[Target, ...] = ("tensorrt", "tensorrt-rtx", "onnxruntime", "openvino")
+CPU_TARGETS: tuple[Target, ...] = ("onnxruntime", "openvino")
 
 
 @dataclass(frozen=True)
@@ -175,7 +176,7 @@ class QuantizeConfig:
     method: CalibrationMethod = "mse"
     percentile: float = 99.99
     policy: Policy = "equalized"
-    weights: Literal["", "per-channel", "per-channel-mul", "per-tensor"] = ""
+    weights: Literal["", WeightScales] = ""
     bias_correction: bool = True
     keep_float: tuple[str, ...] = ()
     budget: float = 0.5

@@ -19,22 +19,20 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from densenet_deploy.build import build_engine
-from densenet_deploy.engine_layers import parse_build_log
-from densenet_deploy.errors import BuildError, CheckFailedError, DataError
+from densenet_deploy.build import compile_layers
+from densenet_deploy.errors import CheckFailedError, DataError
 from densenet_deploy.export import to_bytes
 from densenet_deploy.interleaved import Entrant, interleave
 from densenet_deploy.paired import LEAST_PAIRS, Ratio, ratio
 from densenet_deploy.progress import Track, silent
 from densenet_deploy.quantize import Calibrated, calibrate
-from densenet_deploy.recipe import BuildConfig, ConcatPolicy, QuantizeConfig, Target
+from densenet_deploy.recipe import CPU_TARGETS, ConcatPolicy, QuantizeConfig, Target
 from densenet_deploy.rewrite import RULES, rewrite
 from densenet_deploy.runtime import open_graph
 from densenet_deploy.verify import kl_divergence
 
 Images = NDArray[np.float32]
 
-_CPU_RUNTIMES = ("onnxruntime", "openvino")
 _EQUAL = 1.01  # costs so close together are decided by the divergence
 _BATCH = 64
 _SENSITIVITY_IMAGES = 500
@@ -198,7 +196,7 @@ class _Bench:
         self.config, self.target, self.track = config, target, track
         self._calibration, self._selection = calibration, selection
         self._model = model
-        self._backend = target if target in _CPU_RUNTIMES else "onnxruntime"
+        self._backend = target if target in CPU_TARGETS else "onnxruntime"
         floating = rewrite(model.clone(), RULES[target]).model
         self._floating = to_bytes(floating)
         self._reference = self._logits(self._floating)
@@ -235,7 +233,7 @@ class _Bench:
                 expected=f"{100 - self.config.budget:g} %",
                 remedy="raise quantize.budget, or calibrate on more images",
             )
-        unit = "ms" if self.target in _CPU_RUNTIMES else "MB"
+        unit = "ms" if self.target in CPU_TARGETS else "MB"
         return Tuning(
             self.target,
             unit,
@@ -290,7 +288,7 @@ class _Bench:
     def _costs(self, graphs: Sequence[bytes], title: str) -> list[tuple[float, Ratio]]:
         """Milliseconds or megabytes of each graph, and how many times more fp32 takes."""
         everyone = [self._floating, *graphs]
-        if self.target not in _CPU_RUNTIMES:
+        if self.target not in CPU_TARGETS:
             first, *sizes = [_megabytes(g) for g in self.track(everyone, f"{title}: compiling")]
             return [(size, Ratio(first / size, first / size, first / size, 1)) for size in sizes]
         with tempfile.TemporaryDirectory(prefix="densenet-deploy-") as folder:
@@ -319,13 +317,8 @@ def _written(graphs: Iterable[bytes], folder: Path) -> list[Path]:
 
 def _megabytes(graph: bytes) -> float:
     """Activations that the kernels of an engine for batch 1 read and write."""
-    config = BuildConfig("tensorrt-rtx", (1, 1, 1), ("8.9",), ())
-    with tempfile.TemporaryDirectory(prefix="densenet-deploy-") as folder:
-        log = Path(folder) / "build.log"
-        build_engine(graph, config, log=log)
-        layers = parse_build_log(log.read_text(encoding="utf-8", errors="replace"))
-    if layers.bytes_in is None or layers.bytes_out is None:
-        raise BuildError("the build log has sizes that depend on the batch")
+    _, layers = compile_layers(graph)
+    assert layers.bytes_in is not None and layers.bytes_out is not None  # the batch is static
     return (layers.bytes_in + layers.bytes_out) / 1e6
 
 

@@ -7,20 +7,18 @@ build log; weights are not among them.
 from __future__ import annotations
 
 import hashlib
-import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from densenet_deploy import environment
-from densenet_deploy.build import build_engine, engine_version
+from densenet_deploy.build import compile_layers, engine_version
 from densenet_deploy.choose import find_recipe
-from densenet_deploy.engine_layers import EngineLayers, parse_build_log
+from densenet_deploy.engine_layers import EngineLayers
 from densenet_deploy.paired import Verdict
 from densenet_deploy.progress import Track, once, silent
-from densenet_deploy.recipe import BuildConfig, EngineBackend, Recipe
+from densenet_deploy.recipe import EngineBackend, Recipe
 from densenet_deploy.sides import describe, export_plain, make_graph
 from densenet_deploy.source import Source, prepare
 from densenet_deploy.suite import LOWERED, GraphKind, TrafficLimit, TrafficSuite
@@ -231,7 +229,7 @@ def _weigh(
         target = _BACKEND if kind in LOWERED else None
         graph = make_graph(kind, target, plain, calibration, recipe.quantize)
         made = time.perf_counter()
-        engine, layers = _compile(graph, suite.compute_capability)
+        engine, layers = compile_layers(graph, suite.compute_capability)
         record = Weighed(
             model=name,
             graph=kind,
@@ -245,16 +243,3 @@ def _weigh(
         )
         found.append(record)
     return found
-
-
-def _compile(graph: bytes, capability: str) -> tuple[bytes, EngineLayers]:
-    config = BuildConfig(
-        backend=_BACKEND,
-        batch=(1, 1, 1),
-        compute_capabilities=(capability,),
-        optional_compute_capabilities=(),
-    )
-    with tempfile.TemporaryDirectory(prefix="densenet-deploy-") as folder:
-        log = Path(folder) / "build.log"
-        engine = build_engine(graph, config, log=log)
-        return engine, parse_build_log(log.read_text(encoding="utf-8", errors="replace"))

@@ -44,13 +44,13 @@ def quantize(
             quantize.
     """
     _check_fp32(model)
+    if precision == "int8":
+        check_calibration(config, 0 if calibration is None else len(calibration))
+        assert calibration is not None
+        return to_int8(model, config, target, calibration[: config.images], track).model
     copy = model.clone()
     if precision == "fp16":
         to_half(copy)
-    elif precision == "int8":
-        check_calibration(config, 0 if calibration is None else len(calibration))
-        assert calibration is not None
-        return to_int8(copy, config, target, calibration[: config.images], track).model
     return copy
 
 

@@ -10,6 +10,8 @@ and clamps then stays uint8 from one convolution to the next.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
@@ -55,14 +57,15 @@ def selected_scale(value: ir.Value | None) -> Scale | None:
     node = None if value is None else value.producer()
     if node is None or node.op_type not in _SELECTING:
         return scale_of(value)
-    scales = [selected_scale(operand) for operand in node.inputs if constant(operand) is None]
-    return scales[0] if scales and all(scale == scales[0] for scale in scales) else None
+    return _common_scale(node, selected_scale)
 
 
-def _common_scale(node: ir.Node) -> Scale | None:
-    scales = [scale_of(value) for value in node.inputs if constant(value) is None]
-    first = scales[0] if scales else None
-    return first if first is not None and all(scale == first for scale in scales) else None
+def _common_scale(
+    node: ir.Node, find: Callable[[ir.Value | None], Scale | None] = scale_of
+) -> Scale | None:
+    """The one scale of all inputs that are not constant."""
+    scales = {find(value) for value in node.inputs if constant(value) is None}
+    return scales.pop() if len(scales) == 1 else None
 
 
 def _move_behind(graph: ir.Graph, node: ir.Node, scale: Scale) -> None:
