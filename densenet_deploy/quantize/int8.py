@@ -270,7 +270,8 @@ def _chosen(graph: ir.Graph, dialect: Dialect, keep_float: tuple[str, ...]) -> l
 def _add_block_scales(
     graph: ir.Graph, covered: Mapping[str, tuple[float, float]], dialect: Dialect
 ) -> None:
-    values = {output.name: output for node in graph for output in node.outputs}
+    values: dict[str | None, ir.Value] = {value.name: value for value in graph.inputs}
+    values |= {output.name: output for node in graph for output in node.outputs}
     for name, (low, high) in covered.items():
         value = values[name]
         if dialect.integers:  # a MaxPool selects among integers as well

@@ -395,3 +395,25 @@ def test_dead_channels_and_dead_blocks(target: Target) -> None:
             result = to_int8(model, config, target, images)
             found = run_onnxruntime(to_bytes(result.model), images)
             assert difference(found, run_onnxruntime(model, images)) <= 0.25
+
+
+def test_a_block_that_cannot_be_equalized_shares_a_scale_as_it_is() -> None:
+    """An Add writes into the concatenation, so no convolution can absorb a factor."""
+    body = (
+        "c = Conv(x, w) d = Conv(x, v) a = Add(c, d) e = Conv(x, s) k = Concat <axis = 1>(a, e) "
+        "n = BatchNormalization(k, gamma, beta, mean, var) r = Relu(n) z = Conv(r, u) q = Relu(z) "
+        "y = Conv(q, t)"
+    )
+    constants = batchnorm(8) | {
+        "w": 9 * normal(4, 4, 1, 1),
+        "v": normal(4, 4, 1, 1, seed=1),
+        "s": normal(4, 4, 1, 1, seed=4),
+        "u": normal(4, 8, 1, 1, seed=2),
+        "t": normal(2, 4, 1, 1, seed=3),
+    }
+    constants["gamma"] = np.abs(constants["gamma"]) + np.float32(0.1)
+    model, images = graph(body, constants), normal(16, 4, 8, 8)
+    found = to_int8(model, QuantizeConfig(images=16), "onnxruntime", images)
+    assert len(found.blocks) == 1 and not found.blocks[0].factors
+    expected = run_onnxruntime(model, images)
+    assert difference(run_onnxruntime(found.model, images), expected) < 0.1
