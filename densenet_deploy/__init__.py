@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from densenet_deploy.bench import measure as measure
-    from densenet_deploy.build import build_engine as build_engine
     from densenet_deploy.bundle import Bundle as Bundle
     from densenet_deploy.bundle import open_bundle as open_bundle
     from densenet_deploy.classifier import classify as classify
+    from densenet_deploy.engine.build import build_engine as build_engine
     from densenet_deploy.errors import DeployError as DeployError
     from densenet_deploy.export import export_onnx as export_onnx
     from densenet_deploy.model import DenseNet as DenseNet
@@ -34,7 +34,7 @@ _HOMES = {
     "DenseNet": "model",
     "DeployError": "errors",
     "Recipe": "recipe",
-    "build_engine": "build",
+    "build_engine": "engine.build",
     "classify": "classifier",
     "compare": "verify",
     "create_model": "model",

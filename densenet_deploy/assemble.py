@@ -15,9 +15,9 @@ import torch
 from PIL import Image
 
 from densenet_deploy import __version__, checkpoint
-from densenet_deploy.build import build_widest, engine_version
 from densenet_deploy.bundle import SCHEMA_VERSION, EngineRecord, Manifest, TensorRecord
 from densenet_deploy.data import ImageSet
+from densenet_deploy.engine.build import build_widest, engine_version
 from densenet_deploy.export import BATCH, INPUT, OUTPUT, export_onnx, to_bytes
 from densenet_deploy.progress import Track, once, silent
 from densenet_deploy.quantize import check_calibration, quantize, to_int8
@@ -224,7 +224,9 @@ def write_engines(
         wanted = settings_for(ir.load(directory / models[precision]), config)
         engine, capabilities = build_widest(directory / models[precision], wanted)
         (directory / file).write_bytes(engine)
-        record = EngineRecord(file, config.backend, precision, version, config.batch, capabilities)
+        record = EngineRecord(
+            file, config.backend, precision, version, config.profiles, capabilities
+        )
         engines.append(record)
     return dataclasses.replace(manifest, engines=tuple(engines))
 

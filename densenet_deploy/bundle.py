@@ -20,9 +20,17 @@ from densenet_deploy import schema
 from densenet_deploy.errors import BundleError
 from densenet_deploy.files import replacing_file, sha256
 from densenet_deploy.preprocess import Preprocessing
-from densenet_deploy.recipe import PRECISIONS, Precision, Target
+from densenet_deploy.recipe import (
+    PRECISIONS,
+    EngineBackend,
+    EngineWeights,
+    HardwareCompatibility,
+    Precision,
+    Profile,
+    Target,
+)
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 MANIFEST = "manifest.json"
 _MAX_MANIFEST_BYTES = 16 * 2**20
 
@@ -46,14 +54,29 @@ class TensorRecord:
 
 @dataclass(frozen=True)
 class EngineRecord:
-    """A compiled engine and what it runs on."""
+    """A compiled engine and what it runs on.
+
+    Attributes:
+        file: The serialized engine.
+        backend: `tensorrt` or `tensorrt-rtx`.
+        precision: Of the graph it was compiled from.
+        version: Of the builder.
+        profiles: (min, opt, max) batch size of each optimization profile, in the engine's order.
+        compute_capabilities: Those it was compiled for; for `tensorrt`, that of its GPU.
+        hardware_compatibility: See `BuildConfig`.
+        version_compatible: See `BuildConfig`.
+        weights: See `BuildConfig`.
+    """
 
     file: str
-    backend: str
+    backend: EngineBackend
     precision: Precision
     version: str
-    batch: tuple[int, int, int]
+    profiles: tuple[Profile, ...]
     compute_capabilities: tuple[str, ...]
+    hardware_compatibility: HardwareCompatibility = "none"
+    version_compatible: bool = False
+    weights: EngineWeights = "embedded"
 
 
 @dataclass(frozen=True)

@@ -13,13 +13,13 @@ import onnx_ir as ir
 from densenet_deploy import data, environment, report, schema
 from densenet_deploy.assemble import settings_for, write_engines, write_models
 from densenet_deploy.bench import bench
-from densenet_deploy.build import engine_version
 from densenet_deploy.bundle import (
     Bundle,
     is_bundle,
     open_bundle,
     write_manifest,
 )
+from densenet_deploy.engine.build import engine_version
 from densenet_deploy.errors import (
     CheckFailedError,
     GraphError,

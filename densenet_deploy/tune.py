@@ -19,7 +19,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from densenet_deploy.build import compile_layers
+from densenet_deploy.engine.build import compile_layers
 from densenet_deploy.errors import CheckFailedError, DataError
 from densenet_deploy.export import to_bytes
 from densenet_deploy.interleaved import Entrant, interleave

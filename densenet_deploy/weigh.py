@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from densenet_deploy import environment
-from densenet_deploy.build import compile_layers, engine_version
 from densenet_deploy.choose import find_recipe
-from densenet_deploy.engine_layers import EngineLayers
+from densenet_deploy.engine.build import compile_layers, engine_version
+from densenet_deploy.engine.layers import EngineLayers
 from densenet_deploy.paired import Verdict
 from densenet_deploy.progress import Track, once, silent
 from densenet_deploy.recipe import EngineBackend, Recipe

@@ -139,7 +139,7 @@ batch = [1, 2, 4]
 images = 16
 
 [build]
-batch = [1, 2, 4]
+profiles = [[1, 2, 4]]
 compute_capabilities = ["8.6"]
 optional_compute_capabilities = []
 

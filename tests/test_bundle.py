@@ -133,7 +133,9 @@ def test_no_absolute_path_of_the_machine_is_shipped(bundle: Bundle) -> None:
 def test_written_manifest_is_read_back_equal(damaged: Path) -> None:
     (damaged / "engine.plan").write_bytes(b"plan")
     (damaged / "records.json").write_text("{}")
-    engine = EngineRecord("engine.plan", "tensorrt-rtx", "fp16", "1.7", (1, 2, 3), ("8.6", "12.0"))
+    engine = EngineRecord(
+        "engine.plan", "tensorrt-rtx", "fp16", "1.7", ((1, 2, 3),), ("8.6", "12.0")
+    )
     changed = dataclasses.replace(
         open_bundle(damaged).manifest,
         name="näme",
@@ -192,9 +194,9 @@ def test_schema_version(damaged: Path, version: Any) -> None:
     assert "Make the bundle again" in message
 
 
-def test_boolean_is_no_schema_version(damaged: Path) -> None:
-    edit(damaged, lambda table: table.update(schema_version=True))  # True == 1
-    assert "schema_version is True" in refusal(damaged)
+def test_a_float_is_no_schema_version(damaged: Path) -> None:
+    edit(damaged, lambda table: table.update(schema_version=2.0))  # equals 2
+    assert "schema_version is 2.0" in refusal(damaged)
 
 
 @pytest.mark.parametrize(

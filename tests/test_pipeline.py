@@ -15,8 +15,8 @@ import pytest
 from PIL import Image
 
 from densenet_deploy import pipeline
-from densenet_deploy.build import engine_version
 from densenet_deploy.bundle import MANIFEST, open_bundle
+from densenet_deploy.engine.build import engine_version
 from densenet_deploy.errors import (
     BackendError,
     CheckFailedError,
@@ -78,7 +78,7 @@ def test_run_builds_real_engines(tiny_run: Finished) -> None:
     for engine in opened.manifest.engines:
         assert opened.file(engine.file).read_bytes().startswith(b"vtrt")
         assert engine.file in opened.manifest.files
-        assert (engine.backend, engine.batch) == ("tensorrt-rtx", (1, 2, 4))
+        assert (engine.backend, engine.profiles) == ("tensorrt-rtx", ((1, 2, 4),))
         assert engine.compute_capabilities == ("8.6",)
         assert engine.version == engine_version("tensorrt-rtx")
 
@@ -181,7 +181,7 @@ def test_a_foreign_folder_is_left_alone(tiny: Recipe, tmp_path: Path) -> None:
 def test_engines_for_a_gpu_need_one(earlier: Path, tiny: Recipe) -> None:
     if not why_unavailable("tensorrt"):
         pytest.skip("this machine has a GPU and TensorRT")
-    build = BuildConfig("tensorrt", (1, 2, 4))
+    build = BuildConfig("tensorrt", ((1, 2, 4),))
     with pytest.raises(BackendError, match=r"tensorrt is not installed|cannot run here"):
         pipeline.run(replace(tiny, build=build), earlier)
 

@@ -86,7 +86,7 @@ def recipes_of(sizes: list[int]) -> st.SearchStrategy[Recipe]:
         build=st.builds(
             BuildConfig,
             backend=st.sampled_from(["tensorrt-rtx", "tensorrt"]),
-            batch=st.just((least, opt, most)),
+            profiles=st.just(((least, opt, most), (least, least, opt))),
             compute_capabilities=st.lists(texts).map(tuple),
             optional_compute_capabilities=st.lists(texts).map(tuple),
         ),
@@ -201,7 +201,7 @@ def test_all_problems_are_reported_with_their_places(tmp_path: Path) -> None:
         "  - train epochs is 2.5, expected an integer",
         "  - unknown key 'fp16' in build",
     }
-    assert "valid keys: backend, batch, compute_capabilities" in str(caught.value)
+    assert "valid keys: backend, profiles, compute_capabilities" in str(caught.value)
 
 
 @pytest.mark.parametrize(
@@ -220,9 +220,12 @@ def test_all_problems_are_reported_with_their_places(tmp_path: Path) -> None:
         ({"train": {"weight_decay": float("nan")}}, "train weight_decay is nan, expected a number"),
         ({"export": {"batch": [4, 2, 8]}}, "export: batch 4,2,8 must satisfy 1 <= min <= opt"),
         ({"export": {"batch": [0, 2, 8]}}, "export: batch 0,2,8 must satisfy"),
-        ({"build": {"batch": [4, 2, 1]}}, "build: batch 4,2,1 must satisfy 1 <= min <= opt <= max"),
-        ({"build": {"batch": [1, 8, 65]}}, "build.batch 1..65 exceeds export.batch 1..64"),
-        ({"export": {"batch": [2, 8, 64]}}, "build.batch 1..64 exceeds export.batch 2..64"),
+        (
+            {"build": {"profiles": [[4, 2, 1]]}},
+            "build: batch 4,2,1 must satisfy 1 <= min <= opt <= max",
+        ),
+        ({"build": {"profiles": [[1, 8, 65]]}}, "build.profiles 1..65 exceed export.batch 1..64"),
+        ({"export": {"batch": [2, 8, 64]}}, "build.profiles 1..64 exceed export.batch 2..64"),
         ({"export": {"also": ["tensorrt"]}}, "export: also must name other targets than target"),
         ({"export": {"also": ["openvino"] * 2}}, "export: also must name other targets"),
         ({"quantize": {"percentile": 50}}, "quantize: percentile must be in (50, 100]"),
@@ -240,11 +243,12 @@ def test_impossible_values_are_refused(table: dict[str, Any], message: str) -> N
         parse_recipe({"name": "x"} | table, "mine")
 
 
-@pytest.mark.parametrize("config", [BuildConfig, ExportConfig])
 @pytest.mark.parametrize("batch", [(4, 2, 1), (0, 1, 1), (1, 3, 2), (2, 1, 2)])
-def test_unordered_batch(config: Any, batch: tuple[int, int, int]) -> None:
+def test_unordered_batch(batch: tuple[int, int, int]) -> None:
     with pytest.raises(ValueError, match="must satisfy 1 <= min <= opt <= max"):
-        config(batch=batch)
+        ExportConfig(batch=batch)
+    with pytest.raises(ValueError, match="must satisfy 1 <= min <= opt <= max"):
+        BuildConfig(profiles=((1, 1, 1), batch))
 
 
 def test_a_precision_without_a_tolerance_keeps_its_default() -> None:

@@ -14,7 +14,7 @@ import pytest
 
 from densenet_deploy.bundle import MANIFEST, Bundle, open_bundle, write_manifest
 from densenet_deploy.errors import BackendError, BundleError, CheckpointError
-from densenet_deploy.recipe import PRECISIONS
+from densenet_deploy.recipe import PRECISIONS, RunConfig
 from densenet_deploy.runtime import BACKENDS, open_runner, runs, why_unavailable
 from densenet_deploy.runtime.runner import Array, Runner
 
@@ -194,7 +194,7 @@ def test_cuda_never_falls_back_to_the_cpu(bundle: Bundle, monkeypatch: pytest.Mo
     from densenet_deploy.runtime import onnxruntime as module
 
     with pytest.raises(BackendError) as caught:
-        module.open_model(bundle, "onnxruntime-cuda", "fp32", 1)
+        module.open_model(bundle, "onnxruntime-cuda", "fp32", 1, RunConfig())
     message = str(caught.value)
     assert message.startswith("onnxruntime-cuda")
     assert (

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from densenet_deploy.engine_layers import EngineLayers, Layer, Tensor
+from densenet_deploy.engine.layers import EngineLayers, Layer, Tensor
 from densenet_deploy.errors import MissingDependencyError, RecipeError
 from densenet_deploy.suite import GraphKind, TrafficLimit, TrafficSuite
 from densenet_deploy.weigh import Weighed, Weighing, weigh

@@ -10,7 +10,7 @@ import typer
 from densenet_deploy.choose import find_recipe
 from densenet_deploy.cli import show
 from densenet_deploy.cli.options import DEFAULT_RECIPE, Json, Quiet, tracker
-from densenet_deploy.engine_layers import EngineLayers, parse_build_log
+from densenet_deploy.engine.layers import EngineLayers, parse_build_log
 from densenet_deploy.errors import BuildError, RecipeError
 from densenet_deploy.recipe import ExportConfig, Recipe, Target
 

@@ -128,7 +128,8 @@ def export(
 
 def _with_batch(recipe: Recipe, batch: tuple[int, int, int]) -> Recipe:
     """The recipe with other bounds, of its graphs and so of its engines."""
-    exporting, building = replace(recipe.export, batch=batch), replace(recipe.build, batch=batch)
+    exporting = replace(recipe.export, batch=batch)
+    building = replace(recipe.build, profiles=(batch,))
     return replace(recipe, export=exporting, build=building)
 
 
@@ -200,10 +201,10 @@ def build(
     quiet: Quiet = False,
 ) -> None:
     """Compile an engine from an ONNX graph; its precision is the graph's."""
-    from densenet_deploy import build as builder
+    from densenet_deploy.engine import build as builder
     from densenet_deploy.files import replacing_file
 
-    config = checked(lambda: BuildConfig(backend, batch_bounds(batch)))
+    config = checked(lambda: BuildConfig(backend, (batch_bounds(batch),)))
     if compute_capability:
         config = replace(
             config,
@@ -217,7 +218,7 @@ def build(
     version = builder.engine_version(config.backend)
     if json:
         record = {"engine": out, "bytes": len(engine), "backend": backend, "version": version}
-        show.as_json(record | {"batch": config.batch, "compute_capabilities": capabilities})
+        show.as_json(record | {"profiles": config.profiles, "compute_capabilities": capabilities})
         return
     targets = f", compute capability {' '.join(capabilities)}" if capabilities else ""
     typer.echo(f"engine: {out} ({len(engine) / 1e6:.2f} MB, {backend} {version}{targets})")

@@ -14,7 +14,7 @@ from densenet_deploy import _cuda
 from densenet_deploy.bundle import Bundle
 from densenet_deploy.environment import package_version
 from densenet_deploy.errors import BackendError
-from densenet_deploy.recipe import Precision
+from densenet_deploy.recipe import Precision, RunConfig
 from densenet_deploy.runtime.runner import Infer, Runner
 
 # Each opens its library only when asked to run.
@@ -24,6 +24,7 @@ _MODULES = {
     "onnxruntime-cuda": "onnxruntime",
     "openvino": "openvino",
 }
+DEFAULT_RUN = RunConfig()
 BACKENDS = (*_MODULES, "tensorrt", "tensorrt-rtx")
 _DISTRIBUTIONS = {
     "pytorch": ("torch",),
@@ -61,7 +62,13 @@ def runs(backend: str, precision: Precision) -> bool:
     return backend != "pytorch" or precision == "fp32"
 
 
-def open_runner(bundle: Bundle, backend: str, precision: Precision, threads: int = 0) -> Runner:
+def open_runner(
+    bundle: Bundle,
+    backend: str,
+    precision: Precision,
+    threads: int = 0,
+    config: RunConfig = DEFAULT_RUN,
+) -> Runner:
     """Loads one graph of a bundle on a backend.
 
     Args:
@@ -69,6 +76,7 @@ def open_runner(bundle: Bundle, backend: str, precision: Precision, threads: int
         backend: One of `BACKENDS`.
         precision: One the bundle has.
         threads: CPU threads; 0 for all cores.
+        config: Of a GPU backend; a CPU has nothing of it.
 
     Raises:
         BackendError: The backend cannot run here, or refuses the model.
@@ -77,7 +85,7 @@ def open_runner(bundle: Bundle, backend: str, precision: Precision, threads: int
     _require(backend)
     if not runs(backend, precision):
         raise BackendError(f"{backend} runs fp32 only, not {precision}")
-    runner: Runner = _module(backend).open_model(bundle, backend, precision, threads)
+    runner: Runner = _module(backend).open_model(bundle, backend, precision, threads, config)
     return runner
 
 

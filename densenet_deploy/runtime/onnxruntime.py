@@ -8,7 +8,7 @@ import onnxruntime as ort
 
 from densenet_deploy.bundle import Bundle
 from densenet_deploy.errors import BackendError
-from densenet_deploy.recipe import Precision
+from densenet_deploy.recipe import Precision, RunConfig
 from densenet_deploy.runtime.runner import Array, Infer, Runner
 
 _PROVIDERS: dict[str, tuple[str, dict[str, str]]] = {
@@ -22,7 +22,9 @@ _PROVIDERS: dict[str, tuple[str, dict[str, str]]] = {
 _NOT_IN_THE_GRAPH = ["WeightBiasQuantization"]
 
 
-def open_model(bundle: Bundle, backend: str, precision: Precision, threads: int) -> Runner:
+def open_model(
+    bundle: Bundle, backend: str, precision: Precision, threads: int, config: RunConfig
+) -> Runner:
     """Loads a bundle's graph; see `densenet_deploy.runtime.open_runner`."""
     session = _session(bundle.model(precision, backend), backend, threads)
     infer = _infer(session, bundle.manifest.input.name, bundle.manifest.output.name)

@@ -9,11 +9,13 @@ import openvino
 from densenet_deploy.bundle import Bundle
 from densenet_deploy.environment import usable_cores
 from densenet_deploy.errors import BackendError
-from densenet_deploy.recipe import Precision
+from densenet_deploy.recipe import Precision, RunConfig
 from densenet_deploy.runtime.runner import Array, Infer, Runner
 
 
-def open_model(bundle: Bundle, backend: str, precision: Precision, threads: int) -> Runner:
+def open_model(
+    bundle: Bundle, backend: str, precision: Precision, threads: int, config: RunConfig
+) -> Runner:
     """Loads a bundle's graph; see `densenet_deploy.runtime.open_runner`."""
     infer = open_graph(bundle.model(precision, backend), backend, threads)
     return Runner(bundle, backend, precision, infer)

@@ -8,11 +8,13 @@ from densenet_deploy import checkpoint
 from densenet_deploy.bundle import Bundle
 from densenet_deploy.errors import BundleError
 from densenet_deploy.model import DenseNet
-from densenet_deploy.recipe import Precision
+from densenet_deploy.recipe import Precision, RunConfig
 from densenet_deploy.runtime.runner import Array, Runner
 
 
-def open_model(bundle: Bundle, backend: str, precision: Precision, threads: int) -> Runner:
+def open_model(
+    bundle: Bundle, backend: str, precision: Precision, threads: int, config: RunConfig
+) -> Runner:
     """Loads the checkpoint; see `densenet_deploy.runtime.open_runner`."""
     path = bundle.file(bundle.manifest.weights)
     info = checkpoint.read_info(path)

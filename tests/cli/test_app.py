@@ -124,8 +124,9 @@ def test_what_is_not_installed_is_named_with_its_extra(
 
 def test_a_bug_of_ours_is_not_dressed_up(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     """Only what a user can act on becomes a sentence; anything else keeps its traceback."""
-    monkeypatch.setitem(sys.modules, "densenet_deploy.build", None)  # our own module is missing
-    monkeypatch.delattr(densenet_deploy, "build", raising=False)
+    # our own module is missing
+    monkeypatch.setitem(sys.modules, "densenet_deploy.engine.build", None)
+    monkeypatch.delattr(densenet_deploy.engine, "build", raising=False)
     with pytest.raises(ImportError):
         command("build", "x.onnx", "--out", "y")
 

@@ -121,8 +121,8 @@ RECIPES: dict[str, tuple[Case, str]] = {
         r"export: batch 3,2,4 must satisfy 1 <= min <= opt <= max",
     ),
     "engines beyond their graph": (
-        lambda p: ["export", recipe(p, "[build]\nbatch = [1, 2, 4]", "[build]\nbatch = [1, 2, 8]")],
-        r"build\.batch 1\.\.8 exceeds export\.batch 1\.\.4",
+        lambda p: ["export", recipe(p, "profiles = [[1, 2, 4]]", "profiles = [[1, 2, 8]]")],
+        r"build\.profiles 1\.\.8 exceed export\.batch 1\.\.4",
     ),
     "not TOML": (
         lambda p: ["run", p.change("recipe.toml", "name = "), "--out", p / "out"],

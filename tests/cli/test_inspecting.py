@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from densenet_deploy.engine_layers import parse_build_log
+from densenet_deploy.engine.layers import parse_build_log
 from densenet_deploy.export import to_bytes
 from densenet_deploy.inspection import inspect_model
 from densenet_deploy.recipe import load_recipe

@@ -64,7 +64,9 @@ def test_export_of_a_model_without_weights_is_stamped_speed_only(
     assert manifest.speed_only and manifest.model == "densenet-bc-10-4"
     assert manifest.name == "densenet-bc-10-4" and "speed only" in manifest.description
     assert (manifest.target, manifest.batch) == ("onnxruntime", (1, 2, 4))
-    assert manifest.recipe["build"]["batch"] == [1, 2, 4], "no engine for what the graph refuses"
+    assert manifest.recipe["build"]["profiles"] == [[1, 2, 4]], (
+        "no engine for what the graph refuses"
+    )
     assert list(manifest.models) == ["int8"]
     assert manifest.calibration["source"].startswith("synthetic images")
     graph = onnx.load(out / "int8.onnx")

@@ -15,8 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from densenet_deploy.build import build_engine
-from densenet_deploy.engine_layers import EngineLayers, parse_build_log
+from densenet_deploy.engine.build import build_engine
+from densenet_deploy.engine.layers import EngineLayers, parse_build_log
 from densenet_deploy.errors import GraphError
 from densenet_deploy.export import to_bytes
 from densenet_deploy.quantize import Int8Result, to_int8
@@ -220,7 +220,7 @@ def test_what_a_dense_block_gathers_is_int8(target: Target) -> None:
 def layers(result: Int8Result, path: Path) -> EngineLayers:
     """What TensorRT-RTX makes of it."""
     pytest.importorskip("tensorrt_rtx")
-    config = BuildConfig(batch=(1, 1, 1), compute_capabilities=("8.9",))
+    config = BuildConfig(profiles=((1, 1, 1),), compute_capabilities=("8.9",))
     build_engine(to_bytes(result.model), config, log=path)
     return parse_build_log(path.read_text(encoding="utf-8"))
 

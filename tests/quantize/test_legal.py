@@ -20,8 +20,8 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 from onnxruntime import quantization
 
-from densenet_deploy.build import build_engine
-from densenet_deploy.engine_layers import EngineLayers, parse_build_log
+from densenet_deploy.engine.build import build_engine
+from densenet_deploy.engine.layers import EngineLayers, parse_build_log
 from densenet_deploy.errors import BuildError, GraphError
 from densenet_deploy.quantize import quantize
 from densenet_deploy.quantize.int8 import to_int8
@@ -378,7 +378,7 @@ def compiled(model: ir.Model | bytes, folder: Path) -> tuple[EngineLayers, str]:
     """Layers of the engine TensorRT-RTX builds, and its log."""
     log = folder / "log"
     config = BuildConfig(
-        batch=(1, 1, 1), compute_capabilities=("8.9",), optional_compute_capabilities=()
+        profiles=((1, 1, 1),), compute_capabilities=("8.9",), optional_compute_capabilities=()
     )
     build_engine(model if isinstance(model, bytes) else serialized(model), config, log=log)
     text = log.read_text(encoding="utf-8")

@@ -12,8 +12,8 @@ import onnx_ir as ir
 import pytest
 from numpy.typing import NDArray
 
-from densenet_deploy.build import build_engine
-from densenet_deploy.engine_layers import parse_build_log
+from densenet_deploy.engine.build import build_engine
+from densenet_deploy.engine.layers import parse_build_log
 from densenet_deploy.errors import DataError, GraphError
 from densenet_deploy.export import to_bytes
 from densenet_deploy.quantize import quantize
@@ -75,7 +75,7 @@ def test_tensorrt_rtx_convolves_in_that_precision(
 ) -> None:
     """TensorRT accepts many Q/DQ forms and silently convolves in float; the build log tells."""
     pytest.importorskip("tensorrt_rtx")
-    config = BuildConfig(batch=(1, 2, 4), compute_capabilities=("8.6",))
+    config = BuildConfig(profiles=((1, 2, 4),), compute_capabilities=("8.6",))
     engine = build_engine(quantized(precision), config, log=tmp_path / "log")
     assert engine.startswith(b"vtrt")
     layers = parse_build_log((tmp_path / "log").read_text(encoding="utf-8"))

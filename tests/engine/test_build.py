@@ -17,11 +17,11 @@ import pytest
 from onnx import helper, numpy_helper
 
 from densenet_deploy import _cuda, _tensorrt, errors
-from densenet_deploy.build import build_engine, build_widest, engine_version
+from densenet_deploy.engine.build import build_engine, build_widest, engine_version
 from densenet_deploy.recipe import BuildConfig
 
 trt = pytest.importorskip("tensorrt_rtx")
-CONFIG = BuildConfig(batch=(1, 2, 4), compute_capabilities=("8.6",))
+CONFIG = BuildConfig(profiles=((1, 2, 4),), compute_capabilities=("8.6",))
 
 
 @pytest.fixture(autouse=True)
@@ -97,7 +97,7 @@ def test_builds_an_engine_with_a_dynamic_batch(model: bytes) -> None:
 
 
 def test_one_engine_for_several_compute_capabilities() -> None:
-    config = BuildConfig(batch=(1, 2, 4), compute_capabilities=("7.5", "8.0", "8.9", "12.0"))
+    config = BuildConfig(profiles=((1, 2, 4),), compute_capabilities=("7.5", "8.0", "8.9", "12.0"))
     several = build_engine(conv_relu(half=True), config)
     assert several.startswith(b"vtrt")
     assert len(several) > len(build_engine(conv_relu(half=True), CONFIG))
@@ -155,7 +155,7 @@ def test_parser_errors_name_the_node() -> None:
 
 
 def test_unknown_compute_capability() -> None:
-    config = BuildConfig(batch=(1, 2, 4), compute_capabilities=("8.6", "9.0"))
+    config = BuildConfig(profiles=((1, 2, 4),), compute_capabilities=("8.6", "9.0"))
     with pytest.raises(errors.BuildError, match=r"'9\.0'; expected one of 7\.5, 8\.0.* 12\.1"):
         build_engine(conv_relu(), config)
 
@@ -164,7 +164,7 @@ def test_batch_outside_a_static_dimension() -> None:
     model = conv_relu(shape=(2, 3, 8, 8))
     with pytest.raises(errors.BuildError, match=r"static batch size 2, .* asks for 1,2,4"):
         build_engine(model, CONFIG)
-    assert build_engine(model, BuildConfig(batch=(2, 2, 2), compute_capabilities=("8.6",)))
+    assert build_engine(model, BuildConfig(profiles=((2, 2, 2),), compute_capabilities=("8.6",)))
 
 
 def test_only_the_batch_may_be_dynamic() -> None:
@@ -308,7 +308,7 @@ def test_engine_version() -> None:
 
 def test_import_is_light() -> None:
     program = (
-        "import sys, densenet_deploy.build, densenet_deploy._build_process;"
+        "import sys, densenet_deploy.engine.build, densenet_deploy.engine.process;"
         "heavy = {'tensorrt', 'tensorrt_rtx', 'onnx', 'torch', 'numpy', 'cuda'} & set(sys.modules);"
         "sys.exit(repr(heavy) if heavy else 0)"
     )

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from densenet_deploy import _tensorrt, errors
-from densenet_deploy.engine_layers import EngineLayers, parse_build_log
+from densenet_deploy.engine.layers import EngineLayers, parse_build_log
 from densenet_deploy.errors import BuildError, DeployError, GraphError
 from densenet_deploy.progress import Track, silent
 from densenet_deploy.recipe import BuildConfig
@@ -44,7 +44,7 @@ def build_engine(
             compiles for the GPU of this machine.
         track: Is given the builder's steps, by phase name; their number is not known before.
         log: Where to keep the builder's log, also of a build that fails. It then names the engine's
-            layers, which `engine_layers.parse_build_log` reads; so does the engine.
+            layers, which `layers.parse_build_log` reads; so does the engine.
 
     Returns:
         The serialized engine.
@@ -119,7 +119,7 @@ def compile_layers(model: bytes, capability: str = "8.9") -> tuple[bytes, Engine
     Raises:
         DeployError: As `build_engine`.
     """
-    config = BuildConfig("tensorrt-rtx", (1, 1, 1), (capability,), ())
+    config = BuildConfig("tensorrt-rtx", ((1, 1, 1),), (capability,), ())
     with tempfile.TemporaryDirectory(prefix="densenet-deploy-") as folder:
         log = Path(folder) / "build.log"
         engine = build_engine(model, config, log=log)
@@ -139,10 +139,10 @@ def engine_version(backend: _tensorrt.Backend) -> str:
 @contextmanager
 def _child(request: dict[str, Any], log: Path) -> Iterator[subprocess.Popen[str]]:
     """The builder's process; it does not outlive the block."""
-    package_parent = str(Path(__file__).parents[1])
+    package_parent = str(Path(__file__).parents[2])
     search = [package_parent, *filter(None, [os.environ.get("PYTHONPATH")])]
     # -P: a stray module in the working directory shall not shadow a library
-    command = [sys.executable, "-P", "-m", "densenet_deploy._build_process", json.dumps(request)]
+    command = [sys.executable, "-P", "-m", "densenet_deploy.engine.process", json.dumps(request)]
     with (
         log.open("wb") as stream,
         subprocess.Popen(

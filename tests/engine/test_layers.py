@@ -15,8 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
-from densenet_deploy.build import build_engine
-from densenet_deploy.engine_layers import EngineLayers, Layer, Tensor, parse_build_log
+from densenet_deploy.engine.build import build_engine
+from densenet_deploy.engine.layers import EngineLayers, Layer, Tensor, parse_build_log
 from densenet_deploy.errors import BuildError
 from densenet_deploy.recipe import BuildConfig
 
@@ -95,7 +95,7 @@ def build_log(
 ) -> str:
     """The log of a real build."""
     model = Block(weights, batch).model.SerializeToString()
-    config = BuildConfig(batch=bounds, compute_capabilities=targets)
+    config = BuildConfig(profiles=(bounds,), compute_capabilities=targets)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "log"
         build_engine(model, config, log=path)

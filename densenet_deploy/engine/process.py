@@ -1,6 +1,6 @@
 """The child process of `build`: compiles one ONNX file and reports by JSON lines.
 
-Run as `python -m densenet_deploy._build_process REQUEST`. Standard output carries one line for
+Run as `python -m densenet_deploy.engine.process REQUEST`. Standard output carries one line for
 each finished step (`{"step": phase}`) and for an error the user can act on; standard error is the
 builder's log.
 """
@@ -16,9 +16,9 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from densenet_deploy import _tensorrt
+from densenet_deploy import _tensorrt, schema
 from densenet_deploy.errors import BuildError, DeployError
-from densenet_deploy.recipe import BuildConfig
+from densenet_deploy.recipe import BuildConfig, Profile
 
 
 def compile_engine(
@@ -52,7 +52,7 @@ def compile_engine(
         settings.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
     if hasattr(settings, "num_compute_capabilities"):
         _set_targets(trt, settings, config.compute_capabilities)
-    _add_profile(builder, settings, network, config.batch)
+    _add_profiles(builder, settings, network, config.profiles)
     plan = builder.build_serialized_network(network, settings)
     if plan is None:
         raise BuildError.collect(f"{subject} build the engine", logger.errors or [*logger.tail])
@@ -72,29 +72,35 @@ def _set_targets(trt: ModuleType, settings: Any, capabilities: tuple[str, ...]) 
             raise BuildError(f"TensorRT-RTX refused compute capability {capabilities[index]}")
 
 
-def _add_profile(builder: Any, settings: Any, network: Any, batch: tuple[int, int, int]) -> None:
-    """One optimization profile over every input with a dynamic batch (dimension 0)."""
-    low, best, high = batch
-    profile = builder.create_optimization_profile()
-    problems, dynamic = [], False
-    for tensor in (network.get_input(index) for index in range(network.num_inputs)):
-        shape = tuple(tensor.shape)
-        if -1 in shape[1:]:
-            problems.append(
-                f"input {tensor.name!r} has shape {shape}; only dimension 0 may be dynamic"
-            )
-        elif shape[:1] == (-1,):
-            dynamic = True
-            profile.set_shape(tensor.name, *((size, *shape[1:]) for size in batch))
-        elif shape and (low, high) != (shape[0], shape[0]):
-            problems.append(
-                f"input {tensor.name!r} has the static batch size {shape[0]}, the configuration "
-                f"asks for {low},{best},{high} (min, opt, max)"
-            )
-    if problems:
+def _add_profiles(builder: Any, settings: Any, network: Any, profiles: tuple[Profile, ...]) -> None:
+    """Optimization profiles over every input with a dynamic batch (dimension 0)."""
+    inputs = [network.get_input(index) for index in range(network.num_inputs)]
+    shapes = {tensor.name: tuple(tensor.shape) for tensor in inputs}
+    if problems := _misfits(shapes, profiles):
         raise BuildError.collect("the model does not fit the batch sizes", problems)
-    if dynamic and settings.add_optimization_profile(profile) < 0:
-        raise BuildError(f"the builder refused an optimization profile of batch {batch}")
+    dynamic = {name: shape for name, shape in shapes.items() if shape[:1] == (-1,)}
+    if not dynamic:
+        return
+    for sizes in profiles:
+        profile = builder.create_optimization_profile()
+        for name, shape in dynamic.items():
+            profile.set_shape(name, *((size, *shape[1:]) for size in sizes))
+        if settings.add_optimization_profile(profile) < 0:
+            raise BuildError(f"the builder refused an optimization profile of batch {sizes}")
+
+
+def _misfits(shapes: dict[str, tuple[int, ...]], profiles: tuple[Profile, ...]) -> list[str]:
+    problems = []
+    for name, shape in shapes.items():
+        if -1 in shape[1:]:
+            problems.append(f"input {name!r} has shape {shape}; only dimension 0 may be dynamic")
+        elif shape and shape[0] != -1 and profiles != ((shape[0],) * 3,):
+            asked = " and ".join(",".join(map(str, sizes)) for sizes in profiles)
+            problems.append(
+                f"input {name!r} has the static batch size {shape[0]}, the configuration "
+                f"asks for {asked} (min, opt, max)"
+            )
+    return problems
 
 
 def _monitor(trt: ModuleType, on_step: Callable[[str], None]) -> Any:
@@ -129,14 +135,13 @@ def main() -> None:
         events.flush()
 
     request = json.loads(sys.argv[1])
-    fields: dict[str, Any] = {
-        key: tuple(value) if isinstance(value, list) else value
-        for key, value in request["config"].items()
-    }
+    problems: list[str] = []
+    config = schema.read(BuildConfig, request["config"], "", problems)
+    assert config is not None, problems
     try:
         plan = compile_engine(
             Path(request["model"]),
-            BuildConfig(**fields),
+            config,
             lambda phase: tell(step=phase),
             request["detailed"],
         )

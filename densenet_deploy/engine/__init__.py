@@ -1,0 +1,1 @@
+"""Engines: compiled from ONNX graphs by TensorRT 10, TensorRT 11 or TensorRT-RTX."""
