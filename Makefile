@@ -4,7 +4,7 @@ BIN := $(VENV)/bin
 PYTHON ?= python3
 INSTALLED := $(VENV)/.installed
 
-.PHONY: install demo test test-gpu check format clean
+.PHONY: install demo test test-gpu bench-gpu check format clean
 
 install: $(INSTALLED)
 
@@ -23,6 +23,14 @@ test: install ## the complete CPU test suite
 
 test-gpu: install ## what only a GPU can show
 	$(BIN)/python -m pytest tests/gpu -rs
+
+# BENCH takes more options, such as --python onnxruntime-tensorrt=PATH.
+BENCH_GPU = $(BIN)/densenet-deploy bench --gpu --rebuild --batch 1,8,64 $(BENCH)
+
+bench-gpu: install ## every GPU backend that runs here, into benchmarks/results/<device>/
+	$(BENCH_GPU) --out 'benchmarks/results/{device}/fashion-mnist-gpu.json'
+	$(BIN)/densenet-deploy export densenet121 --out work/densenet121-gpu
+	$(BENCH_GPU) work/densenet121-gpu --out 'benchmarks/results/{device}/densenet121-gpu.json'
 
 check: install ## lint, format, types, import rules
 	$(BIN)/ruff check .

@@ -6,8 +6,11 @@ by name and never by value.
 
 from __future__ import annotations
 
+import ctypes
 import importlib
+import importlib.util
 from collections import deque
+from pathlib import Path
 from types import ModuleType
 from typing import Any, Literal, TextIO
 
@@ -56,6 +59,26 @@ def _check_tensorrt(found: str) -> None:
             expected="an NVIDIA GPU with its driver, and cuda-python",
             remedy="use the backend tensorrt-rtx, which compiles without a GPU",
         )
+
+
+def open_library(name: str) -> bool:
+    """Loads one of TensorRT's shared libraries into this process, where it serves all that need it.
+
+    Args:
+        name: Such as `libnvinfer.so.10`. Those of a wheel lie where no loader looks.
+
+    Returns:
+        Whether it was found.
+    """
+    wheel = importlib.util.find_spec("tensorrt_libs")
+    folders = wheel.submodule_search_locations or () if wheel else ()
+    for candidate in (*(str(Path(folder) / name) for folder in folders), name):
+        try:
+            ctypes.CDLL(candidate)
+        except OSError:
+            continue
+        return True
+    return False
 
 
 def version(trt: ModuleType) -> str:
@@ -120,3 +143,34 @@ def collecting_logger(trt: ModuleType, echo: TextIO | None = None) -> Any:
                 echo.flush()
 
     return CollectingLogger()
+
+
+def activation_bytes(engine: Any) -> int:
+    """Device memory a context computes in, over all profiles; `device_memory_size` before 10.3."""
+    name = "device_memory_size_v2"
+    return int(getattr(engine, name if hasattr(engine, name) else "device_memory_size"))
+
+
+def context_in(trt: ModuleType, engine: Any, address: int) -> Any:
+    """An execution context that computes in memory of the caller's; None if TensorRT refuses.
+
+    Contexts may share it as long as they never run at once.
+    """
+    strategy = trt.ExecutionContextAllocationStrategy.USER_MANAGED
+    context = engine.create_execution_context(strategy)
+    if context is None:
+        return None
+    if hasattr(context, "set_device_memory"):
+        context.set_device_memory(address, activation_bytes(engine))
+    else:  # before 10.3
+        context.device_memory = address
+    return context
+
+
+def invalidity(trt: ModuleType, runtime: Any, plan: bytes) -> list[str]:
+    """What TensorRT-RTX finds wrong with a plan, such as `MALFORMED_ENGINE`; others do not say."""
+    if not hasattr(runtime, "get_engine_validity"):
+        return []
+    _, found = runtime.get_engine_validity(plan)
+    members = trt.EngineInvalidityDiagnostics.__members__.items()
+    return [name for name, bit in members if int(found) & int(bit)]

@@ -17,7 +17,7 @@ from PIL import Image
 from densenet_deploy import __version__, checkpoint
 from densenet_deploy.bundle import SCHEMA_VERSION, EngineRecord, Manifest, TensorRecord
 from densenet_deploy.data import ImageSet
-from densenet_deploy.engine.build import build_widest, engine_version
+from densenet_deploy.engine.build import Built, build_widest
 from densenet_deploy.export import BATCH, INPUT, OUTPUT, export_onnx, to_bytes
 from densenet_deploy.progress import Track, once, silent
 from densenet_deploy.quantize import check_calibration, quantize, to_int8
@@ -205,30 +205,52 @@ def _write_samples(images: ImageSet, directory: Path) -> tuple[str, ...]:
 
 
 def write_engines(
-    manifest: Manifest, recipe: Recipe, directory: Path, track: Track = silent
-) -> Manifest:
-    """Builds an engine of each graph for the recipe's backend.
+    manifest: Manifest,
+    recipe: Recipe,
+    directory: Path,
+    track: Track = silent,
+    cache: Path | None = None,
+) -> tuple[Manifest, tuple[str, ...]]:
+    """Builds an engine of each graph for the recipe's backend, or finds it in the build cache.
+
+    Returns:
+        The manifest with the engines, and the files of those that came from the cache.
 
     Raises:
-        BuildError: The builder refuses a graph.
+        BuildError: The builder refuses a graph or an option.
         MissingDependencyError: The backend is not installed.
         BackendError: It cannot build here.
     """
-    config, version = recipe.build, engine_version(recipe.build.backend)
+    config = recipe.build
     (directory / "engines").mkdir()
-    engines = []
+    engines: list[EngineRecord] = []
+    cached: list[str] = []
     models = manifest.models | manifest.lowered.get(config.backend, {})
     for precision in track(recipe.precisions, f"Building {config.backend} engines"):
-        file = f"engines/{config.backend}-{precision}.plan"
+        model = directory / models[precision]
         # 7.5 would take int8 from every other target of the same engine
-        wanted = settings_for(ir.load(directory / models[precision]), config)
-        engine, capabilities = build_widest(directory / models[precision], wanted)
-        (directory / file).write_bytes(engine)
-        record = EngineRecord(
-            file, config.backend, precision, version, config.profiles, capabilities
-        )
-        engines.append(record)
-    return dataclasses.replace(manifest, engines=tuple(engines))
+        built = build_widest(model, settings_for(ir.load(model), config), cache=cache)
+        file = f"engines/{config.backend}-{precision}.plan"
+        (directory / file).write_bytes(built.plan)
+        engines.append(_engine_record(file, precision, config, built))
+        cached += [file] * built.cached
+    return dataclasses.replace(manifest, engines=tuple(engines)), tuple(cached)
+
+
+def _engine_record(
+    file: str, precision: Precision, config: BuildConfig, built: Built
+) -> EngineRecord:
+    return EngineRecord(
+        file,
+        config.backend,
+        precision,
+        built.version,
+        config.profiles,
+        built.compute_capabilities,
+        config.hardware_compatibility,
+        config.version_compatible,
+        config.weights,
+    )
 
 
 def settings_for(model: ir.Model, config: BuildConfig) -> BuildConfig:

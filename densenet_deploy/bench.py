@@ -1,26 +1,29 @@
 """Latency and throughput of a bundle: each backend in a process of its own, on real images.
 
-What is timed is one request on the host: normalised images in, logits out; decoding and
-normalisation are not. Warm-up ends when the median settles, and no latency is dropped.
+What is timed is one request on the host: normalised images in, logits out, on a GPU with both
+copies and the wait for it; decoding and normalisation are not. Warm-up ends when the median
+settles, and no latency is dropped.
 """
 
 from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from densenet_deploy.bundle import Bundle, open_bundle
+from densenet_deploy.engine.options import TITLES
 from densenet_deploy.environment import usable_cores
-from densenet_deploy.errors import BackendError
+from densenet_deploy.errors import BackendError, DeployError
 from densenet_deploy.progress import Track, silent
-from densenet_deploy.recipe import BenchConfig, Precision
-from densenet_deploy.results import Measurement
-from densenet_deploy.runtime import open_runner, runs
+from densenet_deploy.recipe import BenchConfig, Precision, RunConfig
+from densenet_deploy.results import Measurement, Skipped
+from densenet_deploy.runtime import DEFAULT_RUN, runs
+from densenet_deploy.runtime.fallback import REBUILD, open_with_fallback
 from densenet_deploy.runtime.runner import Array, Infer, Runner
 from densenet_deploy.worker import Worker, serve
 
@@ -28,6 +31,9 @@ _WINDOW_SECONDS = 0.1
 _WARMUP_SECONDS = (0.3, 2.0)  # least and most
 _STEADY = 0.02  # medians of three windows within 2 %
 _LEAST_REQUESTS = 10
+# Lazily it would be timed on the kernels it uses until the right ones are compiled.
+_RUN = {"tensorrt-rtx": RunConfig(dynamic_shapes="eager")}
+_ALL_HERE: Mapping[str, str] = {}
 
 
 def bench(
@@ -36,6 +42,9 @@ def bench(
     precisions: Sequence[Precision],
     config: BenchConfig,
     track: Track = silent,
+    pythons: Mapping[str, str] = _ALL_HERE,
+    refused: Callable[[Skipped], None] | None = None,
+    rebuild: bool = False,
 ) -> list[Measurement]:
     """Measures every precision on every backend at every batch size, one after another.
 
@@ -45,9 +54,14 @@ def bench(
         precisions: Some of the bundle's.
         config: Batch sizes, seconds, threads.
         track: Progress reporter.
+        pythons: Interpreters of backends that run in an environment of their own.
+        refused: Told of a precision that a backend refuses, and the others are still measured; by
+            default that is an error.
+        rebuild: Compile an engine for this device where the bundle has none that fits.
 
     Raises:
-        BackendError: A batch size is outside the bundle's bounds, or a backend's process died.
+        BackendError: A batch size is outside the bundle's bounds, a backend refuses a precision, or
+            its process died.
     """
     low, _, high = bundle.manifest.batch
     outside = [size for size in config.batch_sizes if not low <= size <= high]
@@ -65,33 +79,35 @@ def bench(
     ]
     results: list[Measurement] = []
     for backend, precision in track(jobs, "Benchmarking", len(jobs)):
-        results += _in_own_process(bundle.path, backend, precision, config)
+        try:
+            with Worker(__name__, f"{precision} on {backend}", pythons.get(backend, "")) as worker:
+                # Pythons do not read each other's pickled paths.
+                path = str(bundle.path.absolute())
+                results += worker.ask((path, backend, precision, config, rebuild))
+        except DeployError as error:
+            if refused is None:
+                raise
+            refused(Skipped(backend, f"{precision}: {error}"))
     return results
-
-
-def _in_own_process(
-    path: Path, backend: str, precision: Precision, config: BenchConfig
-) -> list[Measurement]:
-    with Worker(__name__, f"{precision} on {backend}") as worker:
-        answer: list[Measurement] = worker.ask((path.absolute(), backend, precision, config))
-    return answer
 
 
 def _answers(requests: Iterator[Any]) -> Iterator[list[Measurement]]:
     """The measured process."""
-    for path, backend, precision, config in requests:
-        yield measure_bundle(path, backend, precision, config)
+    for path, *job in requests:
+        yield measure_bundle(Path(path), *job)
 
 
 def measure_bundle(
-    path: Path, backend: str, precision: Precision, config: BenchConfig
+    path: Path, backend: str, precision: Precision, config: BenchConfig, rebuild: bool = False
 ) -> list[Measurement]:
     """Opens one graph in this process and measures it at every batch size."""
     bundle = open_bundle(path)
     images = bundle.manifest.preprocessing.normalise(bundle.sample_pixels())
     threads = config.threads or usable_cores()
     began = time.perf_counter()
-    with open_runner(bundle, backend, precision, threads) as runner:
+    how = _RUN.get(backend, DEFAULT_RUN)
+    ways = (REBUILD,) if rebuild and backend in TITLES else ()
+    with open_with_fallback(bundle, backend, precision, threads, how, ways) as runner:
         runner.logits(next(rotate(images, bundle.manifest.batch[0])))
         load_seconds = time.perf_counter() - began
         return [

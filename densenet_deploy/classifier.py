@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +11,7 @@ import numpy as np
 
 from densenet_deploy.bundle import Bundle
 from densenet_deploy.recipe import Precision
-from densenet_deploy.runtime import open_runner
+from densenet_deploy.runtime.fallback import Say, open_with_fallback
 from densenet_deploy.runtime.runner import Array
 from densenet_deploy.verify import predict
 
@@ -30,16 +31,27 @@ def classify(
     backend: str = "onnxruntime",
     precision: Precision = "fp32",
     top: int = 3,
+    fallback: Sequence[str] = (),
+    say: Say = warnings.warn,
 ) -> list[list[Candidate]]:
     """The `top` most probable classes of each image file, best first.
 
+    Args:
+        bundle: A verified bundle.
+        images: Image files.
+        backend: That is to run.
+        precision: One the bundle has.
+        top: Classes of each image.
+        fallback: What else may run, see `open_with_fallback`.
+        say: Is told when something else does.
+
     Raises:
         DataError: A file is not an image.
-        BackendError: The backend cannot run here.
+        BackendError: Neither the backend nor any fallback can run here.
     """
     manifest = bundle.manifest
     pixels = np.stack([manifest.preprocessing.read(path) for path in images])
-    with open_runner(bundle, backend, precision) as runner:
+    with open_with_fallback(bundle, backend, precision, fallback=fallback, say=say) as runner:
         logits = predict(runner, pixels)
     return [_best(row, manifest.labels, top) for row in logits]
 

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import os
 import platform
+import re
 import subprocess
 from importlib import metadata
 from pathlib import Path
 from typing import Any
+
+from densenet_deploy import _cuda, _nvml
+from densenet_deploy.errors import BackendError
 
 PACKAGES = (
     "numpy",
@@ -18,6 +22,7 @@ PACKAGES = (
     "openvino",
     "tensorrt",
     "tensorrt-rtx-cu13",
+    "cuda-python",
 )
 
 
@@ -27,11 +32,31 @@ def describe() -> dict[str, Any]:
         "cpu": cpu_name(),
         "cores": usable_cores(),
         "memory_gib": memory_gib(),
+        "gpus": gpus(),
         "system": f"{platform.system()} {platform.machine()}",
         "python": platform.python_version(),
         "packages": {name: version for name in PACKAGES if (version := package_version(name))},
         "git": git_commit(),
     }
+
+
+def gpus() -> list[dict[str, Any]]:
+    """Facts about each NVIDIA GPU: from NVML, or of the first at least its name from CUDA."""
+    if found := _nvml.describe():
+        return found
+    if _cuda.why_no_device():
+        return []
+    try:
+        return [{"name": _cuda.device_name(0), "compute_capability": _cuda.compute_capability(0)}]
+    except BackendError:  # neither nvidia-ml-py nor cuda-python is installed
+        return []
+
+
+def device_slug() -> str:
+    """Name of a folder for results from here: the first GPU's, or the processor's and its cores."""
+    found = gpus()
+    name = found[0]["name"] if found else f"{cpu_name()} {usable_cores()} cores"
+    return re.sub(r"[^a-z0-9]+", "-", name.lower().removeprefix("nvidia")).strip("-")
 
 
 def package_version(name: str) -> str:

@@ -19,6 +19,7 @@ from densenet_deploy.bundle import (
     open_bundle,
     write_manifest,
 )
+from densenet_deploy.consistency import Consistency, check_bundle
 from densenet_deploy.engine.build import engine_version
 from densenet_deploy.errors import (
     CheckFailedError,
@@ -45,7 +46,8 @@ from densenet_deploy.recipe import (
     Target,
 )
 from densenet_deploy.results import Measurement, Parity, Skipped
-from densenet_deploy.runtime import BACKENDS, why_unavailable
+from densenet_deploy.runtime import BACKENDS
+from densenet_deploy.runtime.select import why_cannot_run
 from densenet_deploy.source import draw, prepare, preprocessing_for
 from densenet_deploy.train import train
 from densenet_deploy.tune import Tuning, choose_policy, tune
@@ -56,13 +58,15 @@ _SPARE_IMAGES = 16  # synthetic ones, for `auto` to choose by
 
 @dataclass(frozen=True)
 class RunResult:
-    """What a run produced and measured."""
+    """What a run produced and measured; `cached` names engines that came from the build cache."""
 
     bundle: Bundle
     parity: tuple[Parity, ...]
+    consistency: tuple[Consistency, ...]
     measurements: tuple[Measurement, ...]
     skipped: tuple[Skipped, ...]
     rewrites: str
+    cached: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
@@ -70,6 +74,7 @@ class RunResult:
             "bundle": self.bundle.identity(),
             "rewrites": self.bundle.manifest.rewrites,
             "parity": [record.to_dict() for record in self.parity],
+            "consistency": [record.to_dict() for record in self.consistency],
             "measurements": [record.to_dict() for record in self.measurements],
             "skipped": [dataclasses.asdict(record) for record in self.skipped],
             "environment": environment.describe(),
@@ -82,8 +87,9 @@ def run(
     track: Track = silent,
     engines: bool = True,
     test: DataConfig | None = None,
+    cache: Path | None = None,
 ) -> RunResult:
-    """Export, quantize, build, verify, bench, report: one bundle, published only if it passes.
+    """Export, quantize, build, verify, check, bench, report: a bundle, published only if it passes.
 
     Args:
         recipe: What to make.
@@ -91,30 +97,43 @@ def run(
         track: Progress reporter.
         engines: Whether to build engines.
         test: Test images to verify on, instead of the recipe's.
+        cache: Folder of the build cache; by default every engine is built anew.
 
     Raises:
         BackendError: The recipe asks for engines this machine cannot build.
-        CheckFailedError: A graph misses its acceptance contract; `out` stays as it was.
+        CheckFailedError: A graph misses its acceptance contract, or a runner contradicts itself;
+            `out` stays as it was.
         DeployError: Whatever a stage found wrong.
     """
     missing = _missing_builder(recipe) if engines else None
     source = prepare(recipe, track)
-    available = [backend for backend in BACKENDS if not why_unavailable(backend)]
-    skipped = [Skipped(b, why_unavailable(b)) for b in BACKENDS if b not in available]
-    skipped += [missing] if missing else []
     with replacing_directory(out, is_bundle) as staging:
         manifest, rewrites = write_models(source, recipe, staging, track)
+        cached: tuple[str, ...] = ()
         if engines and not missing:
-            manifest = write_engines(manifest, recipe, staging, track)
+            manifest, cached = write_engines(manifest, recipe, staging, track, cache)
         bundle = write_manifest(staging, manifest)
+        available, skipped = _backends(bundle)
+        skipped += [missing] if missing else []
         images = source.test
         if test is not None:
             images = data.load(test, "test", source.preprocessing)
         parity = verify(bundle, images, recipe.verify, available, track=track)
         if failed := [record.summary() for record in parity if not record]:
             raise CheckFailedError.collect(f"{recipe.name} misses its contract", failed)
+        consistency = check_bundle(bundle, images, available, track=track)
+        if failed := [record.summary() for record in consistency if not record]:
+            raise CheckFailedError.collect(f"{recipe.name} contradicts itself", failed)
         measured = bench(bundle, available, bundle.precisions, recipe.bench, track)
-        result = RunResult(bundle, tuple(parity), tuple(measured), tuple(skipped), rewrites)
+        result = RunResult(
+            bundle,
+            tuple(parity),
+            tuple(consistency),
+            tuple(measured),
+            tuple(skipped),
+            rewrites,
+            cached,
+        )
         records = staging / "records.json"
         records.write_text(json.dumps(result.to_dict()) + "\n", encoding="utf-8")
         try:
@@ -123,6 +142,13 @@ def run(
             result = dataclasses.replace(result, skipped=(*skipped, Skipped("report", str(error))))
         write_manifest(staging, dataclasses.replace(manifest, records={"run": records.name}))
     return dataclasses.replace(result, bundle=open_bundle(out))
+
+
+def _backends(bundle: Bundle) -> tuple[list[str], list[Skipped]]:
+    """(those that run this bundle here, those that do not and why)."""
+    reasons = {name: why_cannot_run(bundle, name, bundle.precisions) for name in BACKENDS}
+    available = [name for name, reason in reasons.items() if not reason]
+    return available, [Skipped(name, reason) for name, reason in reasons.items() if reason]
 
 
 def _missing_builder(recipe: Recipe) -> Skipped | None:

@@ -28,7 +28,7 @@ METHOD = (
     "Latency is one request on the host, normalised images in to logits out, each backend in a "
     "process of its own. Warm-up ends when the median settles or after 2 s (then the p50 is marked "
     "with ~); no sample is dropped, and a percentile the sample cannot show is left out. fp16 on "
-    "a CPU is half-precision weights computed in fp32."
+    "a CPU is half-precision weights computed in fp32; PyTorch's is autocast."
 )
 
 
@@ -99,6 +99,7 @@ def read_records(path: Path) -> dict[str, Any]:
         measured = rows(records)
         named = isinstance(records.get("bundle", {}), dict)
         _images(records), _machine(records.get("environment", {}))
+        _environments(records.get("environments", {}))
     except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         measured, named = [], False
         reason = f" ({type(error).__name__})"
@@ -131,6 +132,7 @@ def markdown(records: dict[str, Any]) -> str:
         skipped=records.get("skipped", ()),
         method=METHOD,
         machine=_machine(records.get("environment", {})),
+        environments=_environments(records.get("environments", {})),
     )
     return text
 
@@ -144,12 +146,26 @@ def _images(records: dict[str, Any]) -> str:
 
 
 def _machine(environment: dict[str, Any]) -> str:
-    packages = ", ".join(f"{k} {v}" for k, v in environment.get("packages", {}).items())
+    gpus = "".join(f"{gpu['name']}{_driver(gpu)}, " for gpu in environment.get("gpus", ()))
     return (
-        f"Measured on {environment.get('cpu', 'an unknown processor')}, "
+        f"Measured on {gpus}{environment.get('cpu', 'an unknown processor')}, "
         f"{environment.get('cores', '?')} cores, {environment.get('system', '')}, "
-        f"Python {environment.get('python', '?')}, {packages}."
+        f"{_software(environment)}."
     )
+
+
+def _driver(gpu: dict[str, Any]) -> str:
+    return f" (driver {gpu['driver']})" if "driver" in gpu else ""
+
+
+def _environments(environments: dict[str, Any]) -> list[str]:
+    """A line for each backend that ran in an environment of its own."""
+    return [f"{name} ran with {_software(found)}." for name, found in environments.items()]
+
+
+def _software(environment: dict[str, Any]) -> str:
+    packages = ", ".join(f"{k} {v}" for k, v in environment.get("packages", {}).items())
+    return f"Python {environment.get('python', '?')}, {packages}"
 
 
 def plot(records: dict[str, Any], path: Path, title: str) -> None:

@@ -13,7 +13,8 @@ from densenet_deploy.errors import BackendError
 from densenet_deploy.progress import Track, silent
 from densenet_deploy.recipe import Precision, Tolerance, VerifyConfig
 from densenet_deploy.results import Parity
-from densenet_deploy.runtime import open_runner, runs, why_unavailable
+from densenet_deploy.runtime import DEFAULT_RUN, open_runner, runs, why_unavailable
+from densenet_deploy.runtime.fallback import Opener
 from densenet_deploy.runtime.runner import Array, Runner
 
 
@@ -24,6 +25,7 @@ def verify(
     backends: Sequence[str],
     precisions: Sequence[Precision] = (),
     track: Track = silent,
+    opener: Opener = open_runner,
 ) -> list[Parity]:
     """Compares what `backends` answer with the reference's answers.
 
@@ -37,6 +39,7 @@ def verify(
         backends: Available backends.
         precisions: Some of the bundle's; all by default.
         track: Progress reporter.
+        opener: Opens the backends' runners, as `open_runner` does; the records name what ran.
 
     Raises:
         BackendError: No backend but the reference was given.
@@ -57,8 +60,9 @@ def verify(
         reference = predict(runner, images.pixels, track)
     results = []
     for backend, precision in pairs:
-        with open_runner(bundle, backend, precision) as runner:
+        with opener(bundle, backend, precision, 0, DEFAULT_RUN) as runner:
             candidate = predict(runner, images.pixels, track)
+            ran = runner.backend
         results.append(
             compare(
                 reference,
@@ -66,7 +70,7 @@ def verify(
                 images,
                 config.tolerances[precision],
                 precision,
-                backend,
+                ran,
                 f"{reference_backend} fp32",
             )
         )

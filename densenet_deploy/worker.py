@@ -19,6 +19,25 @@ from typing import Any
 from densenet_deploy.errors import BackendError
 
 _PATIENCE_SECONDS = 10  # for a process whose work is done
+_ROOT = Path(__file__).parents[1]  # of a checkout; site-packages where it is installed
+_OF_THIS_PYTHON = ("PYTHONPATH", "PYTHONHOME")
+
+
+def here() -> dict[str, str]:
+    """Variables with which this interpreter finds the package it runs now, and all else."""
+    search = [str(_ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(search)}
+
+
+def elsewhere() -> dict[str, str]:
+    """Variables with which another environment finds nothing of this one but a checkout's package.
+
+    An installed package lies beside this environment's other packages, compiled for it alone.
+    """
+    variables = {name: value for name, value in os.environ.items() if name not in _OF_THIS_PYTHON}
+    if (_ROOT / "pyproject.toml").is_file():
+        variables["PYTHONPATH"] = str(_ROOT)
+    return variables
 
 
 class Worker:
@@ -28,17 +47,23 @@ class Worker:
         module: Run with `python -m`; it calls `serve`. Its own classes cannot be pickled there, so
             requests and answers are made of other modules' classes and plain values.
         task: What it does, as a noun for error messages.
+        python: Interpreter of another environment; empty for this one.
+
+    Raises:
+        BackendError: There is no such interpreter.
     """
 
-    def __init__(self, module: str, task: str) -> None:
-        search = [str(Path(__file__).parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])]
+    def __init__(self, module: str, task: str, python: str = "") -> None:
         self._task = task
-        self._process = subprocess.Popen(
-            [sys.executable, "-P", "-m", module],
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(search)},
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-        )
+        try:
+            self._process = subprocess.Popen(
+                [python or sys.executable, "-P", "-m", module],
+                env=elsewhere() if python else here(),
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+            )
+        except OSError as error:
+            raise BackendError(f"{python or sys.executable} does not run: {error}") from None
 
     def ask(self, request: Any) -> Any:
         """Sends one request and waits for its answer.

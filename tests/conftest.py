@@ -26,6 +26,8 @@ from densenet_deploy.recipe import (
     VerifyConfig,
     load_recipe,
 )
+from tests.bindings.install import Unavailable
+from tests.bindings.surface import VERSIONS, Surface, load_surface
 
 # A machine that also trains or builds engines makes any single example slow at times.
 settings.register_profile("no deadline", deadline=None)
@@ -37,6 +39,15 @@ FASHION_MNIST_PLACES = (
 )
 
 
+@pytest.fixture(scope="session", autouse=True)
+def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """The build cache of this session, also for the commands it starts; never the user's."""
+    with pytest.MonkeyPatch.context() as patch:
+        folder = tmp_path_factory.mktemp("cache")
+        patch.setenv("XDG_CACHE_HOME", str(folder))
+        yield folder
+
+
 @pytest.fixture(scope="module")
 def one_thread() -> Iterator[None]:
     """torch on one thread: for small networks more only wait for each other on a busy machine."""
@@ -46,6 +57,15 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="session", params=VERSIONS)
+def surface(request: pytest.FixtureRequest) -> Surface:
+    """The surface of real TensorRT bindings, one version after the other."""
+    try:
+        return load_surface(request.param)
+    except Unavailable as error:
+        pytest.skip(f"no TensorRT {request.param} bindings: {error}")
 
 
 @pytest.fixture(scope="session")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +16,11 @@ import pytest
 from densenet_deploy.bundle import MANIFEST, Bundle, open_bundle, write_manifest
 from densenet_deploy.errors import BackendError, BundleError, CheckpointError
 from densenet_deploy.recipe import PRECISIONS, RunConfig
-from densenet_deploy.runtime import BACKENDS, open_runner, runs, why_unavailable
+from densenet_deploy.runtime import BACKENDS, GPU_BACKENDS, open_runner, runs, why_unavailable
 from densenet_deploy.runtime.runner import Array, Runner
 
-HERE = [backend for backend in BACKENDS if not why_unavailable(backend)]
+# Those of a GPU have tests/gpu.
+HERE = [name for name in BACKENDS if name not in GPU_BACKENDS and not why_unavailable(name)]
 CASES = [(backend, name) for backend in HERE for name in PRECISIONS if runs(backend, name)]
 # Largest logit difference from PyTorch fp32, whose logits reach 13 here: least and most. The
 # least says that a graph of this precision ran, and not another one.
@@ -95,6 +97,16 @@ def test_memory_layout_does_not_matter(runner: Runner, images: Array) -> None:
     same(runner.logits(transposed), expected)
 
 
+def test_several_threads_may_call(runner: Runner, images: Array) -> None:
+    expected = runner.logits(images)
+    starts = [turn % 12 for turn in range(24)]
+    with ThreadPoolExecutor(4) as threads:
+        found = threads.map(lambda row: runner.logits(images[row : row + 4]), starts)
+        for row, logits in zip(starts, found, strict=True):
+            atol = 2e-2 if runner.precision == "fp16" else 1e-4
+            np.testing.assert_allclose(logits, expected[row : row + 4], atol=atol)
+
+
 GOOD = np.zeros((2, 1, 28, 28), np.float32)
 
 
@@ -155,7 +167,7 @@ def test_pytorch_gives_the_threads_back(bundle: Bundle) -> None:
 
 
 def test_unknown_backend(bundle: Bundle) -> None:
-    message = r"unknown backend 'cuda'; expected one of pytorch, onnxruntime, onnxruntime-cuda, ope"
+    message = r"unknown backend 'cuda'; expected one of pytorch, onnxruntime, openvino, onnx"
     with pytest.raises(BackendError, match=message):
         open_runner(bundle, "cuda", "fp32")
     with pytest.raises(BackendError, match=message):
@@ -177,29 +189,43 @@ def test_missing_precision(backend: str, damaged: Path) -> None:
         open_runner(open_bundle(damaged), backend, "int8")
 
 
-@pytest.mark.parametrize("backend", [name for name in BACKENDS if name not in HERE])
+@pytest.mark.parametrize("backend", [name for name in BACKENDS if why_unavailable(name)])
 def test_what_cannot_run_here_says_why_and_does_not_run(backend: str, bundle: Bundle) -> None:
     reason = why_unavailable(backend)
     assert len(reason) > 10 and not reason.endswith(".")
-    for precision in bundle.precisions:
+    for precision in filter(lambda name: runs(backend, name), bundle.precisions):
         with pytest.raises(BackendError) as caught:
             open_runner(bundle, backend, precision)
         assert f"{backend} cannot run here: {reason}" in str(caught.value)
 
 
-def test_cuda_never_falls_back_to_the_cpu(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Behind the first check too: ONNX Runtime itself offers the CPU where CUDA does not load."""
-    if "onnxruntime-cuda" in HERE:
-        pytest.skip("CUDA works here; tests/gpu checks it")
+@pytest.mark.parametrize("backend", ["onnxruntime-cuda", "onnxruntime-tensorrt"])
+def test_a_gpu_provider_never_falls_back_to_the_cpu(
+    backend: str, bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Behind the first check too: ONNX Runtime itself offers the CPU where one does not load."""
+    if not why_unavailable(backend):
+        pytest.skip("it works here; tests/gpu checks it")
     from densenet_deploy.runtime import onnxruntime as module
 
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setenv("NVIDIA_TF32_OVERRIDE", "0")  # so that what is set is undone
     with pytest.raises(BackendError) as caught:
-        module.open_model(bundle, "onnxruntime-cuda", "fp32", 1, RunConfig())
+        module.open_model(bundle, backend, "fp32", 1, RunConfig())
     message = str(caught.value)
-    assert message.startswith("onnxruntime-cuda")
+    assert message.startswith(backend)
     assert (
-        "fell back to CPUExecutionProvider" in message or "assigned to the default CPU" in message
+        "fell back to CPUExecutionProvider" in message
+        or "assigned to the default CPU" in message
+        or "Please install TensorRT libraries" in message
     )
+
+
+def test_one_request_at_a_time_is_said(bundle: Bundle) -> None:
+    from densenet_deploy.runtime import onnxruntime as module
+
+    with pytest.raises(BackendError, match="onnxruntime-cuda cannot run 2 requests at once; expe"):
+        module.open_model(bundle, "onnxruntime-cuda", "fp32", 1, RunConfig(contexts=2))
 
 
 def rewritten(directory: Path, name: str, content: bytes) -> Bundle:
@@ -248,10 +274,8 @@ def test_a_bundle_with_a_narrow_batch_keeps_to_it(damaged: Path) -> None:
                     runner.run(feeds)
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("backend", HERE)
 def test_the_conformance_test_has_met_every_backend(backend: str) -> None:
-    if reason := why_unavailable(backend):
-        pytest.skip(f"{backend}: {reason}")
     expected = ["fp32"] if backend == "pytorch" else list(PRECISIONS)
     assert [precision for name, precision in CASES if name == backend] == expected
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from densenet_deploy import worker as module
 from densenet_deploy.errors import BackendError
 from densenet_deploy.worker import Worker
 
@@ -100,3 +101,25 @@ def test_one_that_does_not_end_is_ended(child: str, monkeypatch: pytest.MonkeyPa
         time.sleep(0.3)
     assert not running(pid)
     assert isinstance(worker._process, subprocess.Popen)
+
+
+def test_an_interpreter_that_is_none_is_an_error(tmp_path: Path) -> None:
+    text = tmp_path / "notes.txt"
+    text.write_text("no program")
+    for path in (text, tmp_path / "missing"):
+        with pytest.raises(BackendError, match=f"^{path} does not run: "):
+            Worker("densenet_deploy.bench", "a test", str(path))
+
+
+def test_another_environment_finds_a_checkout_and_nothing_of_this_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTHONPATH", "/somewhere")
+    monkeypatch.setenv("PYTHONHOME", "/elsewhere")
+    monkeypatch.setattr(module, "_ROOT", tmp_path)
+    variables = module.elsewhere()
+    assert "PYTHONPATH" not in variables and "PYTHONHOME" not in variables
+    assert variables["PATH"] == os.environ["PATH"]
+    (tmp_path / "pyproject.toml").touch()
+    assert module.elsewhere()["PYTHONPATH"] == str(tmp_path)
+    assert module.here()["PYTHONPATH"] == f"{tmp_path}{os.pathsep}/somewhere"

@@ -7,7 +7,7 @@ import sys
 import typer
 
 from densenet_deploy import __version__
-from densenet_deploy.cli import inform, inspecting, produce, suites, tuning, use
+from densenet_deploy.cli import building, caching, inform, inspecting, produce, suites, tuning, use
 from densenet_deploy.cli.show import fail
 from densenet_deploy.errors import DeployError, MissingDependencyError
 
@@ -23,7 +23,7 @@ for command in (
     produce.export,
     produce.quantize,
     tuning.tune,
-    produce.build,
+    building.build,
     use.verify,
     use.bench,
     inspecting.inspect,
@@ -32,9 +32,10 @@ for command in (
     use.predict,
     produce.train,
     inform.models,
-    inform.doctor,
 ):
     app.command()(command)
+app.add_typer(caching.cache, name="cache")
+app.add_typer(inform.doctor, name="doctor")
 
 _EXTRAS = {
     "torch": "export",

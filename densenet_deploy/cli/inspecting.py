@@ -1,4 +1,4 @@
-"""The command that looks into models, graphs and build logs: inspect."""
+"""The command that looks into models, graphs and engines: inspect."""
 
 from __future__ import annotations
 
@@ -10,11 +10,15 @@ import typer
 from densenet_deploy.choose import find_recipe
 from densenet_deploy.cli import show
 from densenet_deploy.cli.options import DEFAULT_RECIPE, Json, Quiet, tracker
-from densenet_deploy.engine.layers import EngineLayers, parse_build_log
-from densenet_deploy.errors import BuildError, RecipeError
+from densenet_deploy.engine.inspected import KINDS, inspect_engine
+from densenet_deploy.errors import RecipeError
 from densenet_deploy.recipe import ExportConfig, Recipe, Target
 
-_KINDS = "a recipe, an architecture, an .onnx file or a build log of TensorRT-RTX"
+_KINDS = f"a recipe, an architecture, an .onnx file, {KINDS}"
+EngineLog = Annotated[Path | None, typer.Option("--log", help="The build log of that engine.")]
+OfProfile = Annotated[
+    int, typer.Option("--profile", min=0, help="Of an engine: which optimization profile.")
+]
 
 
 class _Report(Protocol):
@@ -33,12 +37,18 @@ def inspect(
     precision: Annotated[
         Literal["fp32", "int8"], typer.Option("--precision", help="Of a recipe's model.")
     ] = "fp32",
+    log: EngineLog = None,
+    profile: OfProfile = 0,
+    kernels: Annotated[
+        bool, typer.Option("--kernels", help="Of an engine: every kernel and what it fuses.")
+    ] = False,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
     """Say what the rewrites do, what they gain and that they are exact; exit 1 if they are not.
 
-    Of an .onnx file: what is in it, and which rewrites still apply. Of a build log: its kernels.
+    Of an .onnx file: what is in it, and which rewrites still apply. Of an engine or its build log:
+    its kernels, by DenseNet layer.
     """
     track, path = tracker(quiet), Path(what)
     found: _Report
@@ -51,7 +61,9 @@ def inspect(
 
         found = inspect_model(recipe, target or recipe.export.target, precision, track)
     else:
-        found = _layers(path)
+        found = engine = inspect_engine(path, log, profile)
+        if kernels and not json:
+            typer.echo(engine.kernels())
     if json:
         show.as_json(found.to_dict())
     else:
@@ -61,27 +73,14 @@ def inspect(
 
 
 def _recipe(what: str) -> Recipe | None:
-    """The recipe of this name; None where there is none, but a file."""
+    """The recipe of this name; None where there is none, but such a path."""
     try:
         return find_recipe(what)
     except RecipeError as error:
         path = Path(what)
         if path.suffix == ".toml" or what.startswith("densenet"):
             raise
-        if path.is_file():
+        if path.exists():
             return None
-        found = f"{what!r} is a directory" if path.is_dir() else f"there is no {what!r}"
-        name_one = f"a graph in it, such as {path / 'fp32.onnx'}" if path.is_dir() else "one"
-        remedy = f"name {name_one}, or list architectures with: densenet-deploy models"
-        raise RecipeError(found, expected=_KINDS, remedy=remedy) from error
-
-
-def _layers(path: Path) -> EngineLayers:
-    text = path.read_text(encoding="utf-8", errors="replace")
-    if "Layers:" not in text:
-        raise BuildError(
-            f"{path} has no layer list",
-            expected=_KINDS,
-            remedy="write a build log with: build_engine(..., log=path)",
-        )
-    return parse_build_log(text)
+        remedy = "name one, or list architectures with: densenet-deploy models"
+        raise RecipeError(f"there is no {what!r}", expected=_KINDS, remedy=remedy) from error

@@ -19,6 +19,9 @@ Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bars.")]
 DataDirectory = Annotated[
     str, typer.Option("--data-dir", help="Directory of the data set (default: its usual places).")
 ]
+NoCache = Annotated[
+    bool, typer.Option("--no-cache", help="Compile anew; neither use nor fill the caches.")
+]
 Full = Annotated[
     bool, typer.Option("--full", help="Use the whole data set, not the sample that is shipped.")
 ]

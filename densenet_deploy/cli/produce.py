@@ -1,9 +1,8 @@
-"""Commands that make something: run, export, quantize, build, train."""
+"""Commands that make something: run, export, quantize, train."""
 
 from __future__ import annotations
 
 from dataclasses import replace
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -16,6 +15,7 @@ from densenet_deploy.cli.options import (
     DataDirectory,
     Full,
     Json,
+    NoCache,
     Precisions,
     Quiet,
     RecipeArgument,
@@ -28,10 +28,8 @@ from densenet_deploy.cli.options import (
     whole,
 )
 from densenet_deploy.recipe import (
-    BuildConfig,
     CalibrationMethod,
     DataName,
-    EngineBackend,
     Policy,
     Precision,
     QuantizeConfig,
@@ -52,15 +50,19 @@ def run(
     full: Full = False,
     data_dir: DataDirectory = "",
     engines: Annotated[bool, typer.Option(help="Build engines.")] = True,
+    no_cache: NoCache = False,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
     """Make a verified, measured bundle: export, quantize, build, verify, bench, report."""
     from densenet_deploy import pipeline
+    from densenet_deploy.engine.cache import default_cache
 
     chosen = choose_recipe(recipe)
     test = whole(chosen.data, full, data_dir) if full or data_dir else None
-    result = pipeline.run(chosen, out or default_out(chosen.name), tracker(quiet), engines, test)
+    cache = None if no_cache else default_cache()
+    directory = out or default_out(chosen.name)
+    result = pipeline.run(chosen, directory, tracker(quiet), engines, test, cache)
     if json:
         show.as_json({"path": str(result.bundle.path), **result.to_dict()})
         return
@@ -68,8 +70,13 @@ def run(
     for engine in result.bundle.manifest.engines:
         megabytes = result.bundle.manifest.files[engine.file].bytes / 1e6
         targets = " ".join(engine.compute_capabilities)
-        typer.echo(f"engine: {engine.file} ({megabytes:.2f} MB, compute capability {targets})")
+        made = "from the build cache" if engine.file in result.cached else "built"
+        typer.echo(
+            f"engine: {engine.file} ({megabytes:.2f} MB, compute capability {targets}, {made})"
+        )
     typer.echo(f"verified on {result.parity[0].source} against {result.parity[0].reference}")
+    took = sum(record.seconds for record in result.consistency)
+    typer.echo(f"self-consistent: {len(result.consistency)} runners, checked in {took:.1f} s")
     show.results(result.to_dict(), chosen.description)
     typer.echo(f"bundle: {result.bundle.path}")
 
@@ -183,54 +190,6 @@ def quantize(
         show.as_json({"onnx": out, "precision": precision, "bytes": written})
         return
     typer.echo(f"{precision}: {out} ({written / 1e6:.2f} MB)")
-
-
-def build(
-    onnx: Annotated[Path, typer.Argument(help="ONNX file.")],
-    out: Annotated[Path, typer.Option("--out", help="Engine file to write.")],
-    backend: Annotated[EngineBackend, typer.Option("--backend")] = "tensorrt-rtx",
-    batch: Annotated[str, typer.Option("--batch", metavar="MIN,OPT,MAX")] = "1,8,64",
-    compute_capability: Annotated[
-        list[str] | None,
-        typer.Option("--compute-capability", help="Target of a TensorRT-RTX engine; repeatable."),
-    ] = None,
-    log: Annotated[
-        Path | None, typer.Option("--log", help="Keep the builder's log, for `inspect`.")
-    ] = None,
-    json: Json = False,
-    quiet: Quiet = False,
-) -> None:
-    """Compile an engine from an ONNX graph; its precision is the graph's."""
-    from densenet_deploy.engine import build as builder
-    from densenet_deploy.files import replacing_file
-
-    config = checked(lambda: BuildConfig(backend, (batch_bounds(batch),)))
-    if compute_capability:
-        config = replace(
-            config,
-            compute_capabilities=tuple(compute_capability),
-            optional_compute_capabilities=(),
-        )
-    config = _settings_for(onnx, config)
-    engine, capabilities = builder.build_widest(onnx, config, tracker(quiet), log)
-    with replacing_file(out) as temporary:
-        temporary.write_bytes(engine)
-    version = builder.engine_version(config.backend)
-    if json:
-        record = {"engine": out, "bytes": len(engine), "backend": backend, "version": version}
-        show.as_json(record | {"profiles": config.profiles, "compute_capabilities": capabilities})
-        return
-    targets = f", compute capability {' '.join(capabilities)}" if capabilities else ""
-    typer.echo(f"engine: {out} ({len(engine) / 1e6:.2f} MB, {backend} {version}{targets})")
-
-
-def _settings_for(onnx: Path, config: BuildConfig) -> BuildConfig:
-    """Looks at the graph first; a host without onnx leaves that to the builder."""
-    if not onnx.is_file() or not find_spec("onnx_ir"):
-        return config
-    from densenet_deploy import pipeline
-
-    return pipeline.build_settings(onnx, config)
 
 
 def train(

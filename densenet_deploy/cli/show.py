@@ -15,7 +15,10 @@ from rich.table import Table
 from densenet_deploy import report
 from densenet_deploy.errors import DeployError
 
-_LEFT = ("precision", "backend", "model", "candidate", "over", "verdict", "target", "graph", "part")
+_LEFT = (
+    *("precision", "backend", "model", "candidate", "over", "verdict", "target", "graph", "part"),
+    *("engine", "profiles", "options"),
+)
 
 
 def fail(error: DeployError) -> None:
@@ -31,6 +34,11 @@ def as_json(value: Any) -> None:
 
 def _plain(value: Any) -> Any:
     return dataclasses.asdict(value) if dataclasses.is_dataclass(value) else str(value)  # type: ignore[arg-type]
+
+
+def profiles(sizes: Iterable[Iterable[int]]) -> str:
+    """Optimization profiles, such as `1,1,1 and 1,8,64`."""
+    return " and ".join(",".join(map(str, profile)) for profile in sizes)
 
 
 def table(header: Iterable[str], lines: Iterable[Iterable[str]], title: str = "") -> None:

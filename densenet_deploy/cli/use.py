@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import json as jsonlib
+from collections.abc import Sequence
+from functools import cache, partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -14,6 +16,7 @@ from densenet_deploy import report as reporting
 from densenet_deploy import verify as verifying
 from densenet_deploy.bundle import MANIFEST, Bundle, open_bundle
 from densenet_deploy.cli import show
+from densenet_deploy.cli.backends import Gpu, Pythons, Rebuild, select
 from densenet_deploy.cli.options import (
     DataDirectory,
     Full,
@@ -26,12 +29,14 @@ from densenet_deploy.cli.options import (
     tracker,
     whole,
 )
+from densenet_deploy.consistency import check_bundle
 from densenet_deploy.data import ASSETS
 from densenet_deploy.errors import BackendError, DataError
 from densenet_deploy.files import replacing_file
 from densenet_deploy.recipe import Precision, parse_recipe
 from densenet_deploy.results import Skipped
-from densenet_deploy.runtime import BACKENDS, runs, why_unavailable
+from densenet_deploy.runtime import runs
+from densenet_deploy.runtime.fallback import check_fallback, open_with_fallback
 
 SHIPPED = ASSETS / "bundle"
 BundleArgument = Annotated[
@@ -41,42 +46,64 @@ Backends = Annotated[
     list[str] | None,
     typer.Option("--backend", help="Repeatable (default: every one that can run here)."),
 ]
+Fallback = Annotated[
+    str,
+    typer.Option(
+        "--fallback",
+        help="Where --backend cannot run: rebuild (its engine) or other backends, in this order.",
+    ),
+]
 
 
 def verify(
     bundle: BundleArgument = None,
     backend: Backends = None,
     precision: Precisions = None,
+    fallback: Fallback = "",
     full: Full = False,
     data_dir: DataDirectory = "",
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Compare every precision and backend with PyTorch fp32 on test images; exit 1 on failure."""
+    """Compare every precision and backend with PyTorch fp32, and with itself; exit 1 on failure."""
     from densenet_deploy import data
 
     opened = open_bundle(bundle or SHIPPED)
     recipe = parse_recipe(opened.manifest.recipe, MANIFEST)
     images = data.load(whole(recipe.data, full, data_dir), "test", opened.manifest.preprocessing)
-    chosen, skipped = _backends(backend)
-    parity = verifying.verify(
-        opened, images, recipe.verify, chosen, _precisions(opened, precision), tracker(quiet)
-    )
+    wanted, ways, track = _precisions(opened, precision), _fallback(fallback), tracker(quiet)
+    if backend and ways:  # one that cannot run makes way, and says so
+        chosen, skipped = backend, []
+    else:
+        selection = select(opened, backend or (), wanted, (), gpu=False, rebuild=False)
+        chosen, skipped = selection.backends, selection.skipped
+    opener = partial(open_with_fallback, fallback=ways, say=cache(_say), track=track)
+    parity = verifying.verify(opened, images, recipe.verify, chosen, wanted, track, opener)
+    consistency = check_bundle(opened, images, chosen, wanted, track, opener)
     if json:
-        show.as_json({"parity": [p.to_dict() for p in parity], "skipped": skipped})
+        show.as_json(
+            {
+                "parity": [record.to_dict() for record in parity],
+                "consistency": [record.to_dict() for record in consistency],
+                "skipped": skipped,
+            }
+        )
     else:
         typer.echo(f"{images.source}, compared with {parity[0].reference if parity else '-'}")
-        for record in parity:
-            typer.echo(record.summary())
+        for line in [*(p.summary() for p in parity), *(c.summary() for c in consistency)]:
+            typer.echo(line)
         for item in skipped:
             typer.echo(f"skipped {item}")
-    if not all(parity):
+    if not (all(parity) and all(consistency)):
         raise typer.Exit(1)
 
 
 def bench(
     bundle: BundleArgument = None,
     backend: Backends = None,
+    gpu: Gpu = False,
+    python: Pythons = None,
+    rebuild: Rebuild = False,
     precision: Precisions = None,
     batch: Annotated[str, typer.Option("--batch", help="Batch sizes, such as 1,8.")] = "",
     seconds: Annotated[
@@ -84,8 +111,12 @@ def bench(
     ] = None,
     threads: Annotated[int, typer.Option("--threads", help="CPU threads; 0 for all cores.")] = 0,
     out: Annotated[
-        Path | None, typer.Option("--out", help="Write the records, raw latencies included.")
-    ] = None,
+        str,
+        typer.Option(
+            "--out",
+            help="Write the records, raw latencies included; {device} in it is this machine's.",
+        ),
+    ] = "",
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -100,21 +131,32 @@ def bench(
     if seconds is not None:
         changes["seconds"] = seconds
     config = checked(lambda: dataclasses.replace(config, **changes))
-    chosen, skipped = _backends(backend)
     wanted = _precisions(opened, precision)
-    for name in chosen:
-        if not any(runs(name, item) for item in wanted):
-            skipped.append(Skipped(name, "it is the fp32 reference"))
-    measured = benching.bench(opened, chosen, wanted, config, tracker(quiet))
+    selection = select(opened, backend or (), wanted, python or (), gpu, rebuild)
+    skipped = [*selection.skipped, *_without(selection.backends, wanted)]
+    refused: list[Skipped] = []
+    measured = benching.bench(
+        opened,
+        selection.backends,
+        wanted,
+        config,
+        tracker(quiet),
+        selection.pythons,
+        None if backend else refused.append,
+        rebuild,
+    )
+    if refused and not measured:
+        raise BackendError.collect("nothing could be measured", [str(item) for item in refused])
     records = {
         "bundle": opened.identity() | {"manifest_sha256": opened.digest},
         "parity": _recorded(opened).get("parity", []),
         "measurements": [item.to_dict() for item in measured],
-        "skipped": [dataclasses.asdict(item) for item in skipped],
+        "skipped": [dataclasses.asdict(item) for item in (*skipped, *refused)],
         "environment": environment.describe(),
+        "environments": selection.to_dict(),
     }
     if out:
-        with replacing_file(out) as temporary:
+        with replacing_file(Path(out.replace("{device}", environment.device_slug()))) as temporary:
             temporary.write_text(jsonlib.dumps(records) + "\n", encoding="utf-8")
     if json:
         show.as_json(records)
@@ -123,6 +165,15 @@ def bench(
     if records["parity"]:
         first = records["parity"][0]
         typer.echo(f"accuracy as recorded in the bundle: {first['source']}")
+
+
+def _without(backends: list[str], wanted: Sequence[Precision]) -> list[Skipped]:
+    """Backends that have none of the precisions."""
+    return [
+        Skipped(name, "it is the fp32 reference" if name == "pytorch" else "it runs no int8")
+        for name in backends
+        if not any(runs(name, item) for item in wanted)
+    ]
 
 
 def report(
@@ -159,13 +210,14 @@ def predict(
     backend: Annotated[str, typer.Option("--backend")] = "onnxruntime",
     precision: Annotated[Precision, typer.Option("--precision")] = "fp32",
     top: Annotated[int, typer.Option("--top", min=1, help="Classes to print.")] = 3,
+    fallback: Fallback = "",
     json: Json = False,
 ) -> None:
     """Classify image files: labels and probabilities."""
     from densenet_deploy.classifier import classify
 
     opened = open_bundle(SHIPPED if str(bundle) == "shipped" else bundle)
-    found = classify(opened, images, backend, precision, top)
+    found = classify(opened, images, backend, precision, top, _fallback(fallback), _say)
     if json:
         predictions = [
             {"image": str(path), "classes": classes}
@@ -180,18 +232,15 @@ def predict(
         typer.echo("speed only: the weights are seeded noise, so these answers mean nothing")
 
 
-def _backends(asked: list[str] | None) -> tuple[list[str], list[Skipped]]:
-    """(those that run here, those that do not and why); one that was asked for must run."""
-    reasons = {name: why_unavailable(name) for name in asked or BACKENDS}
-    if asked and (missing := [name for name in asked if reasons[name]]):
-        raise BackendError(f"{missing[0]} cannot run here: {reasons[missing[0]]}")
-    skipped = [Skipped(name, reason) for name, reason in reasons.items() if reason]
-    available = [name for name, reason in reasons.items() if not reason]
-    if not available:
-        raise BackendError(
-            "no backend can run here", remedy="install one: pip install 'densenet-deploy[ort]'"
-        )
-    return available, skipped
+def _fallback(text: str) -> tuple[str, ...]:
+    """`rebuild,onnxruntime` as ways that exist."""
+    ways = tuple(filter(None, text.split(",")))
+    check_fallback(ways)
+    return ways
+
+
+def _say(message: str) -> None:
+    typer.echo(message.rstrip(), err=True)
 
 
 def _precisions(bundle: Bundle, asked: list[str] | None) -> tuple[Precision, ...]:

@@ -1,8 +1,9 @@
 """The child process of `build`: compiles one ONNX file and reports by JSON lines.
 
 Run as `python -m densenet_deploy.engine.process REQUEST`. Standard output carries one line for
-each finished step (`{"step": phase}`) and for an error the user can act on; standard error is the
-builder's log.
+each finished step (`{"step": phase}`), then what became of the timing cache or an error the user
+can act on; standard error is the builder's log. The end of standard input asks it to stop, and
+comes by itself when the parent dies: no build outlives the command that wanted it.
 """
 
 from __future__ import annotations
@@ -10,19 +11,31 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import signal
 import sys
+import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 from densenet_deploy import _tensorrt, schema
+from densenet_deploy.engine import options
+from densenet_deploy.engine.setters import Site
+from densenet_deploy.engine.timing import TimingCache
 from densenet_deploy.errors import BuildError, DeployError
-from densenet_deploy.recipe import BuildConfig, Profile
+from densenet_deploy.recipe import BuildConfig
+
+STOP_SECONDS = 5.0  # for the builder to notice; it asks between steps, and some take long
 
 
 def compile_engine(
-    model: Path, config: BuildConfig, on_step: Callable[[str], None], detailed: bool = False
+    model: Path,
+    config: BuildConfig,
+    on_step: Callable[[str], None],
+    timing: TimingCache | None = None,
+    stopped: Callable[[], bool] = lambda: False,
 ) -> bytes:
     """Parses and compiles in this process.
 
@@ -30,15 +43,19 @@ def compile_engine(
         model: ONNX file; its weights may lie in files beside it.
         config: What to compile for.
         on_step: Called with the name of the phase of each finished step.
-        detailed: Log the engine's layers, and keep what they do in the engine for an inspector.
+        timing: Timing cache to use, where the configuration and the backend have one.
+        stopped: Asked after each step; the builder gives up once it is true.
 
     Raises:
-        BuildError: Carries the parser's errors or the builder's log.
+        BuildError: Carries the parser's errors or the builder's log, or names the options that
+            the installed version lacks.
         BackendError: The backend cannot run here.
     """
     trt = _tensorrt.load(config.backend)
+    version = _tensorrt.version(trt)
+    options.check(config, config.backend, version)
     logger = _tensorrt.collecting_logger(trt, sys.stderr)
-    subject = f"{config.backend} {_tensorrt.version(trt)} cannot"
+    subject = f"{config.backend} {version} cannot"
     builder = trt.Builder(logger)
     network = builder.create_network(_tensorrt.network_flags(trt))
     parser = trt.OnnxParser(network, logger)
@@ -47,15 +64,14 @@ def compile_engine(
         raise BuildError.collect(f"{subject} parse the model", [_describe(e) for e in errors])
 
     settings = builder.create_builder_config()
-    settings.progress_monitor = _monitor(trt, on_step)
-    if detailed:
-        settings.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
-    if hasattr(settings, "num_compute_capabilities"):
-        _set_targets(trt, settings, config.compute_capabilities)
-    _add_profiles(builder, settings, network, config.profiles)
+    settings.progress_monitor = _monitor(trt, on_step, stopped)
+    site = Site(trt, settings, builder, network, timing)
+    options.apply(config, config.backend, site)
     plan = builder.build_serialized_network(network, settings)
     if plan is None:
         raise BuildError.collect(f"{subject} build the engine", logger.errors or [*logger.tail])
+    if timing:
+        timing.save(settings)
     return bytes(plan)
 
 
@@ -64,46 +80,7 @@ def _describe(error: Any) -> str:
     return f"{node}{error.desc().strip()}"
 
 
-def _set_targets(trt: ModuleType, settings: Any, capabilities: tuple[str, ...]) -> None:
-    targets = [_tensorrt.compute_capability(trt, capability) for capability in capabilities]
-    settings.num_compute_capabilities = len(targets)
-    for index, target in enumerate(targets):
-        if not settings.set_compute_capability(target, index):
-            raise BuildError(f"TensorRT-RTX refused compute capability {capabilities[index]}")
-
-
-def _add_profiles(builder: Any, settings: Any, network: Any, profiles: tuple[Profile, ...]) -> None:
-    """Optimization profiles over every input with a dynamic batch (dimension 0)."""
-    inputs = [network.get_input(index) for index in range(network.num_inputs)]
-    shapes = {tensor.name: tuple(tensor.shape) for tensor in inputs}
-    if problems := _misfits(shapes, profiles):
-        raise BuildError.collect("the model does not fit the batch sizes", problems)
-    dynamic = {name: shape for name, shape in shapes.items() if shape[:1] == (-1,)}
-    if not dynamic:
-        return
-    for sizes in profiles:
-        profile = builder.create_optimization_profile()
-        for name, shape in dynamic.items():
-            profile.set_shape(name, *((size, *shape[1:]) for size in sizes))
-        if settings.add_optimization_profile(profile) < 0:
-            raise BuildError(f"the builder refused an optimization profile of batch {sizes}")
-
-
-def _misfits(shapes: dict[str, tuple[int, ...]], profiles: tuple[Profile, ...]) -> list[str]:
-    problems = []
-    for name, shape in shapes.items():
-        if -1 in shape[1:]:
-            problems.append(f"input {name!r} has shape {shape}; only dimension 0 may be dynamic")
-        elif shape and shape[0] != -1 and profiles != ((shape[0],) * 3,):
-            asked = " and ".join(",".join(map(str, sizes)) for sizes in profiles)
-            problems.append(
-                f"input {name!r} has the static batch size {shape[0]}, the configuration "
-                f"asks for {asked} (min, opt, max)"
-            )
-    return problems
-
-
-def _monitor(trt: ModuleType, on_step: Callable[[str], None]) -> Any:
+def _monitor(trt: ModuleType, on_step: Callable[[str], None], stopped: Callable[[], bool]) -> Any:
     base: Any = trt.IProgressMonitor
 
     class Monitor(base):  # type: ignore[misc]
@@ -114,7 +91,7 @@ def _monitor(trt: ModuleType, on_step: Callable[[str], None]) -> Any:
 
         def step_complete(self, phase: str, step: int) -> bool:
             on_step(phase)
-            return True
+            return not stopped()
 
         def phase_finish(self, phase: str) -> None: ...
 
@@ -122,7 +99,8 @@ def _monitor(trt: ModuleType, on_step: Callable[[str], None]) -> Any:
 
 
 def main() -> None:
-    """Serves the request in `sys.argv[1]`: {"model", "engine", "config", "detailed"}."""
+    """Serves the request in `sys.argv[1]`: {"model", "engine", "config", "timing_cache"}."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent says when to stop
     with contextlib.suppress(ImportError):  # POSIX only: a crash shall leave no core file
         import resource
 
@@ -131,24 +109,38 @@ def main() -> None:
     os.dup2(2, 1)  # what a library prints belongs to the log
 
     def tell(**event: str) -> None:
-        events.write(json.dumps(event) + "\n")
-        events.flush()
+        with contextlib.suppress(BrokenPipeError):  # a parent that died has closed its input too
+            events.write(json.dumps(event) + "\n")
+            events.flush()
 
+    stop = threading.Event()
+    threading.Thread(target=_await_stop, args=(stop,), daemon=True).start()
     request = json.loads(sys.argv[1])
     problems: list[str] = []
     config = schema.read(BuildConfig, request["config"], "", problems)
     assert config is not None, problems
+    timing = TimingCache(Path(request["timing_cache"])) if request["timing_cache"] else None
     try:
         plan = compile_engine(
-            Path(request["model"]),
-            config,
-            lambda phase: tell(step=phase),
-            request["detailed"],
+            Path(request["model"]), config, lambda phase: tell(step=phase), timing, stop.is_set
         )
         Path(request["engine"]).write_bytes(plan)
+        if timing:
+            tell(timing_cache=timing.outcome)
     except DeployError as error:
         kind = type(error).__name__
         tell(error=kind, found=error.found, expected=error.expected, remedy=error.remedy)
+    except MemoryError:  # what a library's std::bad_alloc becomes in Python
+        tell(error=BuildError.__name__, found=f"the {config.backend} builder ran out of memory")
+
+
+def _await_stop(stop: threading.Event) -> None:
+    """Waits for the end of standard input, then for the builder to give up; at last ends both."""
+    while os.read(0, 1):
+        pass
+    stop.set()
+    time.sleep(STOP_SECONDS)
+    os._exit(1)
 
 
 if __name__ == "__main__":

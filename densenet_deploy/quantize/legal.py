@@ -61,7 +61,9 @@ def check_legal(model: ir.Model, target: Target) -> None:
         for problem, names in places.items():
             more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
             listed.append(f"{', '.join(names[:_NAMED])}{more}: {problem}")
-        raise GraphError.collect(f"the graph is not legal for {target}", listed)
+        made_for = model.metadata_props.get("densenet_deploy.target", target)
+        lowered = "" if made_for == target else f", lowered for {made_for},"
+        raise GraphError.collect(f"the graph{lowered} is not legal for {target}", listed)
 
 
 def _problems(node: ir.Node, known: Set[ir.Value], tensorrt: bool) -> Iterator[str]:

@@ -6,6 +6,8 @@ cannot run here says why; none falls back to another silently.
 
 from __future__ import annotations
 
+import os
+import shutil
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
@@ -15,26 +17,31 @@ from densenet_deploy.bundle import Bundle
 from densenet_deploy.environment import package_version
 from densenet_deploy.errors import BackendError
 from densenet_deploy.recipe import Precision, RunConfig
+from densenet_deploy.runtime.providers import why_no_tensorrt
 from densenet_deploy.runtime.runner import Infer, Runner
+from densenet_deploy.runtime.torch_forms import FORMS, Form
 
 # Each opens its library only when asked to run.
 _MODULES = {
     "pytorch": "pytorch",
     "onnxruntime": "onnxruntime",
-    "onnxruntime-cuda": "onnxruntime",
     "openvino": "openvino",
+    **dict.fromkeys(("onnxruntime-cuda", "onnxruntime-tensorrt"), "onnxruntime"),
+    **dict.fromkeys(tuple(FORMS)[1:], "pytorch"),
+    **dict.fromkeys(("tensorrt", "tensorrt-rtx"), "tensorrt"),
 }
 DEFAULT_RUN = RunConfig()
-BACKENDS = (*_MODULES, "tensorrt", "tensorrt-rtx")
+BACKENDS = tuple(_MODULES)
 _DISTRIBUTIONS = {
-    "pytorch": ("torch",),
+    **dict.fromkeys(FORMS, ("torch",)),
     "onnxruntime": ("onnxruntime", "onnxruntime-gpu"),
-    "onnxruntime-cuda": ("onnxruntime-gpu",),
+    **dict.fromkeys(("onnxruntime-cuda", "onnxruntime-tensorrt"), ("onnxruntime-gpu",)),
     "openvino": ("openvino",),
-    "tensorrt": ("tensorrt",),
-    "tensorrt-rtx": ("tensorrt-rtx-cu13", "tensorrt_rtx"),
+    "tensorrt": ("tensorrt-cu13", "tensorrt-cu12", "tensorrt"),
+    "tensorrt-rtx": ("tensorrt-rtx-cu13", "tensorrt-rtx-cu12", "tensorrt_rtx"),
 }
-_NEEDS_GPU = ("onnxruntime-cuda", "tensorrt", "tensorrt-rtx")
+_CPU_BACKENDS = ("pytorch", "onnxruntime", "openvino")
+GPU_BACKENDS = tuple(name for name in BACKENDS if name not in _CPU_BACKENDS)
 
 
 def why_unavailable(backend: str) -> str:
@@ -45,21 +52,33 @@ def why_unavailable(backend: str) -> str:
     """
     if backend not in BACKENDS:
         raise BackendError(f"unknown backend {backend!r}", expected=f"one of {', '.join(BACKENDS)}")
-    if backend in _NEEDS_GPU and (reason := _cuda.why_no_device()):
+    if backend in GPU_BACKENDS and (reason := _cuda.why_no_device()):
         return reason
     names = _DISTRIBUTIONS[backend]
     if not any(package_version(name) for name in names):
         return f"{names[-1]} is not installed"
-    if backend == "pytorch" and not package_version("safetensors"):
+    if backend in FORMS:
+        return _why_no_torch(FORMS[backend])
+    if backend == "onnxruntime-tensorrt":
+        return why_no_tensorrt()
+    if _MODULES[backend] == "tensorrt" and not package_version("cuda-bindings"):
+        return "cuda-python is not installed"
+    return ""
+
+
+def _why_no_torch(form: Form) -> str:
+    if not package_version("safetensors"):
         return "safetensors is not installed"
-    if backend not in _MODULES:
-        return "this version builds engines but does not run them yet"
+    if form.device == "cuda" and (version := package_version("torch")).endswith("+cpu"):
+        return f"torch {version} is built for CPUs alone"
+    if form.compile and not (os.environ.get("CC") or shutil.which("gcc") or shutil.which("clang")):
+        return "torch.compile needs a C compiler, and neither gcc nor clang is installed"
     return ""
 
 
 def runs(backend: str, precision: Precision) -> bool:
-    """Whether a backend has this precision at all: PyTorch is the fp32 reference alone."""
-    return backend != "pytorch" or precision == "fp32"
+    """Whether a backend has this precision at all: on the CPU PyTorch is the fp32 reference."""
+    return backend not in FORMS or precision in FORMS[backend].precisions
 
 
 def open_runner(
@@ -84,7 +103,9 @@ def open_runner(
     """
     _require(backend)
     if not runs(backend, precision):
-        raise BackendError(f"{backend} runs fp32 only, not {precision}")
+        raise BackendError(
+            f"{backend} runs {' and '.join(FORMS[backend].precisions)} only, not {precision}"
+        )
     runner: Runner = _module(backend).open_model(bundle, backend, precision, threads, config)
     return runner
 
@@ -104,8 +125,8 @@ def open_graph(path: Path, backend: str, threads: int = 0) -> Infer:
         BackendError: The backend cannot run here, runs no ONNX, or refuses the graph.
     """
     _require(backend)
-    if backend == "pytorch":
-        raise BackendError("pytorch runs no ONNX", expected="onnxruntime or openvino")
+    if backend in FORMS:
+        raise BackendError(f"{backend} runs no ONNX", expected="onnxruntime or openvino")
     infer: Infer = _module(backend).open_graph(path, backend, threads)
     return infer
 

@@ -10,7 +10,10 @@ from densenet_deploy.bundle import Bundle
 from densenet_deploy.environment import usable_cores
 from densenet_deploy.errors import BackendError
 from densenet_deploy.recipe import Precision, RunConfig
+from densenet_deploy.runtime.pool import Pool
 from densenet_deploy.runtime.runner import Array, Infer, Runner
+
+_REQUESTS = 2  # one computes while the other is filled or read by another thread
 
 
 def open_model(
@@ -34,11 +37,12 @@ def open_graph(path: Path, backend: str, threads: int) -> Infer:
     except RuntimeError as error:
         reason = str(error).strip().splitlines()[-1][:200]
         raise BackendError(f"{backend} refuses {path.name}: {reason}") from None
-    request = compiled.create_infer_request()
+    requests = Pool([compiled.create_infer_request() for _ in range(_REQUESTS)])
 
     def infer(images: Array) -> Array:
-        # The request owns its output buffer and reuses it: hand out a copy.
-        logits: Array = request.infer({0: images}, share_inputs=True)[0].copy()
-        return logits
+        with requests.lend() as request:
+            # The request owns its output buffer and reuses it: hand out a copy.
+            logits: Array = request.infer({0: images}, share_inputs=True)[0].copy()
+            return logits
 
     return infer

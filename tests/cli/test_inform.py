@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 import json
+from importlib import metadata
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
+import pytest
+
+from densenet_deploy import _cuda, environment
+from densenet_deploy.cli import inform
 from densenet_deploy.runtime import BACKENDS, why_unavailable
 from tests.cli.conftest import Command
 
@@ -50,3 +56,29 @@ def test_doctor_gives_a_reason_for_everything_that_does_not_work(command: Comman
         assert f"run {name}: {'no, ' + reason if reason else 'yes'}\n" in text
     for name, reason in told["build"].items():
         assert f"build {name} engines: {'no, ' + reason if reason else 'yes'}\n" in text
+
+
+def test_doctor_tells_versions_and_what_the_caches_hold(
+    command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(inform, "default_cache", lambda: tmp_path)
+    (tmp_path / "timing").mkdir()
+    (tmp_path / "timing" / "one.cache").write_bytes(b"12345")
+    told = json.loads(command("doctor", "--json").out)
+    assert told["cache"] == {"folder": str(tmp_path), "engines": 0, "bytes": 5}
+    assert told["environment"]["packages"].items() <= told["packages"].items()
+    for name, found in told["packages"].items():
+        assert metadata.version(name) == found
+    assert told["no_gpu"] == _cuda.why_no_device()
+    text = command("doctor").out
+    assert (f"GPU: {told['no_gpu']}\n" in text) == bool(told["no_gpu"])
+    assert f"cache: {tmp_path}, 0 engines, 0.0 MB\n" in text
+
+
+def test_doctor_lists_gpus(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    gpu = {"name": "NVIDIA L4", "compute_capability": "8.9", "driver": "580.65"}
+    monkeypatch.setattr(environment, "gpus", lambda: [gpu])
+    monkeypatch.setattr(_cuda, "why_no_device", lambda: "")
+    text = command("doctor").out
+    assert "GPU 0: name NVIDIA L4, compute capability 8.9, driver 580.65\n" in text
+    assert "GPU: " not in text

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from densenet_deploy.engine.layers import parse_build_log
+from densenet_deploy.engine.why_slow import why_slow
 from densenet_deploy.export import to_bytes
 from densenet_deploy.inspection import inspect_model
 from densenet_deploy.recipe import load_recipe
@@ -82,17 +83,47 @@ def test_a_build_log(command: Command, tmp_path: Path) -> None:
     layers = parse_build_log(path.read_text(encoding="utf-8"))
     done = command("inspect", path)
     assert (done.code, done.err) == (0, "")
-    assert done.out == f"{layers.summary()}\n"
+    assert done.out.startswith(layers.summary())
+    assert done.out.endswith(f"1 ONNX nodes run in 1 kernels\nlayers by the build log {path}\n")
     assert "Int8 input: 1 of 1 convolutions" in done.out
-    assert json.loads(command("inspect", path, "--json").out) == layers.to_dict()
+    told = json.loads(command("inspect", path, "--json").out)
+    assert layers.to_dict().items() <= told.items() and len(told["layers"]) == 1
+    (line, *others) = command("inspect", path, "--kernels").out.splitlines()
+    assert line.split()[:3] == ["features.conv0", "convolution", "Int8>Half"]
+    assert "\n".join(others) + "\n" == done.out
+
+
+def test_an_engine_and_its_log(command: Command, tmp_path: Path) -> None:
+    log, plan = build_log(tmp_path / "engine.log"), tmp_path / "engine.plan"
+    plan.write_bytes(b"vtrt")
+    assert command("inspect", plan, "--log", log).out == command("inspect", log).out
+    refusal = command("inspect", log, "--profile", 1).refusal()
+    assert refusal == "the engine has no optimization profile 1; expected 0."
+
+
+def test_why_slow(command: Command, tmp_path: Path) -> None:
+    log = build_log(tmp_path / "engine.log")
+    layers = parse_build_log(log.read_text(encoding="utf-8"))
+    done = command("doctor", "why-slow", log)
+    assert (done.code, done.err) == (0, ""), "it informs"
+    assert done.out == f"{why_slow(layers).summary()}\nlayers by the build log {log}\n"
+    assert "Int8 convolutions that write Half" in done.out
+    told = json.loads(command("doctor", "why-slow", log, "--json").out)
+    assert told == {"source": f"the build log {log}", **why_slow(layers).to_dict()}
+    assert [one["cause"] for one in told["findings"]] == ["half-output"]
+    refusal = command("doctor", "why-slow", tmp_path).refusal()
+    assert refusal.startswith(f"{tmp_path} is a directory; expected an engine, its build log")
 
 
 def test_what_is_nothing(command: Command, tmp_path: Path) -> None:
-    kinds = "expected a recipe, an architecture, an .onnx file or a build log of TensorRT-RTX"
+    kinds = "expected a recipe, an architecture, an .onnx file, an engine, its build log, or the "
     refusal = command("inspect", "resnet50").refusal()
-    assert refusal.startswith(f"there is no 'resnet50'; {kinds}. Name one, or list")
+    assert refusal.startswith(f"there is no 'resnet50'; {kinds}")
+    assert "Name one, or list architectures with: densenet-deploy models" in refusal
+    (tmp_path / "int8.onnx").touch()
     refusal = command("inspect", tmp_path).refusal()
-    assert refusal.startswith(f"'{tmp_path}' is a directory; {kinds}. Name a graph in it, such as")
+    assert refusal.startswith(f"{tmp_path} is a directory; expected an engine, its build log")
+    assert refusal.endswith(f"Name a file in it: {tmp_path / 'int8.onnx'}.")
     assert "depth 41 does not fit" in command("inspect", "densenet-41-12").refusal()
     assert "unknown model 'densenet122'" in command("inspect", "densenet122").refusal()
     assert "none.toml" in command("inspect", tmp_path / "none.toml").refusal()
@@ -106,8 +137,8 @@ def test_files_of_another_kind(command: Command, tmp_path: Path) -> None:
     picture = tmp_path / "picture.png"
     picture.write_bytes(b"\x89PNG\xff\x00")
     refusal = command("inspect", picture).refusal()
-    assert refusal.startswith(f"{picture} has no layer list; expected a recipe, an architecture")
-    assert "Write a build log with: build_engine(..., log=path)" in refusal
+    assert refusal.startswith(f"{picture} has no layer list; expected an engine, its build log")
+    assert "Write a build log with: densenet-deploy build ... --log build.log" in refusal
     log = build_log(tmp_path / "log")
     log.write_text(log.read_text(encoding="utf-8").replace("I/O Tensors", ""), encoding="utf-8")
     assert "the layer list of the build log has no end" in command("inspect", log).refusal()

@@ -1,4 +1,4 @@
-"""run, export, quantize, build and train, each once for real."""
+"""run, export, quantize and train, each once for real."""
 
 from __future__ import annotations
 
@@ -99,18 +99,6 @@ def test_quantize(
     assert (done.code, done.err) == (0, "")
     assert done.out == f"{precision}: {out} ({out.stat().st_size / 1e6:.2f} MB)\n"
     assert operator in operators(out) - operators(graph)
-
-
-def test_build(command: Command, tmp_path: Path, tiny_run: Finished) -> None:
-    pytest.importorskip("tensorrt_rtx")
-    out = tmp_path / "fp32.plan"
-    options = ("--batch", "1,2,4", "--compute-capability", "8.6", "--out", out)
-    done = command("build", tiny_run.directory / "fp32.onnx", *options)
-    assert done.code == 0, done.err
-    assert out.read_bytes().startswith(b"vtrt")
-    assert done.out.startswith(f"engine: {out} ({out.stat().st_size / 1e6:.2f} MB, tensorrt-rtx 1.")
-    assert done.out.endswith(", compute capability 8.6)\n")
-    assert "Building tensorrt-rtx engine" in done.err
 
 
 def write_idx(path: Path, values: np.ndarray) -> None:

@@ -17,6 +17,7 @@ from densenet_deploy.bundle import Bundle, open_bundle, write_manifest
 from densenet_deploy.cli import use
 from densenet_deploy.data import ASSETS
 from densenet_deploy.runtime import BACKENDS, why_unavailable
+from densenet_deploy.runtime.runner import Runner
 from tests.cli.conftest import Command
 from tests.conftest import Finished
 
@@ -41,10 +42,78 @@ def test_verify_prints_a_line_for_each_graph(command: Command, fashion_bundle: P
     options = ("--backend", "onnxruntime", "--precision", "int8", "--precision", "fp16", "-q")
     done = command("verify", fashion_bundle, *options)
     assert (done.code, done.err) == (0, "")
-    first, int8, fp16 = done.out.splitlines()
+    first, int8, fp16, *consistent = done.out.splitlines()
     assert first == "100 of Fashion-MNIST sample, 1000 test images, compared with pytorch fp32"
     assert int8.startswith("int8 on onnxruntime: top-1 ") and int8.endswith(": pass")
     assert fp16.startswith("fp16 on onnxruntime: top-1 ") and fp16.endswith(": pass")
+    assert [line.partition(":")[0] for line in consistent] == [
+        "int8 on onnxruntime",
+        "fp16 on onnxruntime",
+    ]
+    for line in consistent:
+        assert ": 7 consistency rules (does not apply: CUDA graph), " in line
+        assert line.endswith(" s: pass")
+
+
+def test_verify_fails_where_a_runner_contradicts_itself(
+    command: Command, fashion_bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A last row that depends on the one before it; no test image notices in batches of 64."""
+    real = Runner.run
+
+    def wrong_at_two(self: Runner, feeds: Any) -> Any:
+        answers = real(self, feeds)
+        if len(feeds["images"]) == 2:
+            answers["logits"] = answers["logits"][::-1]
+        return answers
+
+    monkeypatch.setattr(Runner, "run", wrong_at_two)
+    options = ("--backend", "onnxruntime", "--precision", "fp32", "-q")
+    done = command("verify", fashion_bundle, *options, "--json")
+    told = json.loads(done.out)
+    assert done.code == 1 and told["parity"][0]["passed"]
+    (record,) = told["consistency"]
+    assert not record["passed"] and record["failures"][0].startswith("batch sizes: differ by ")
+    done = command("verify", fashion_bundle, *options)
+    assert done.code == 1 and "FAIL: batch sizes: differ by " in done.out
+
+
+no_gpu = pytest.mark.skipif(
+    not why_unavailable("tensorrt-rtx"), reason="TensorRT-RTX runs here; tests/gpu checks it"
+)
+
+
+@no_gpu
+def test_verify_falls_back_and_says_so_once(command: Command, fashion_bundle: Path) -> None:
+    options = ("--backend", "tensorrt", "--precision", "int8", "-q")
+    assert command("verify", fashion_bundle, *options).code == 2
+    done = command("verify", fashion_bundle, *options, "--fallback", "rebuild,onnxruntime")
+    assert done.code == 0
+    ran = [line.partition(":")[0] for line in done.out.splitlines()[1:]]
+    assert ran == ["int8 on onnxruntime"] * 2
+    first, second, third = done.err.splitlines()
+    assert first.startswith("tensorrt: tensorrt cannot run here: no CUDA device")
+    assert second.startswith("rebuild: an engine for tensorrt could not run here: no CUDA")
+    assert third == "int8 runs on onnxruntime"
+
+
+@no_gpu
+def test_predict_falls_back_in_the_order_asked_for(command: Command) -> None:
+    sample = use.SHIPPED / open_bundle(use.SHIPPED).manifest.samples[0]
+    expected = command("predict", "shipped", sample, "--backend", "openvino")
+    options = ("--backend", "tensorrt-rtx", "--fallback", "rebuild,openvino,onnxruntime")
+    done = command("predict", "shipped", sample, *options)
+    assert (done.code, done.out) == (0, expected.out)
+    assert done.err.splitlines()[-1] == "fp32 runs on openvino"
+    assert "tensorrt-rtx cannot run here" in done.err
+
+
+@pytest.mark.parametrize("program", ["verify", "predict"])
+def test_an_unknown_fallback_is_refused(command: Command, program: str) -> None:
+    sample = use.SHIPPED / open_bundle(use.SHIPPED).manifest.samples[0]
+    arguments = (use.SHIPPED,) if program == "verify" else (use.SHIPPED, sample)
+    refusal = command(program, *arguments, "--fallback", "onnxruntime,rebiuld").refusal()
+    assert refusal.startswith("fallback 'rebiuld'; expected some of rebuild, pytorch, onnxruntime")
 
 
 def test_verify_of_the_shipped_bundle_as_json(command: Command) -> None:
@@ -60,6 +129,8 @@ def test_verify_of_the_shipped_bundle_as_json(command: Command) -> None:
         name for name in BACKENDS if why_unavailable(name)
     }
     assert all(record["top1"] > 90 for record in told["parity"])
+    consistent = [(item["backend"], item["passed"]) for item in told["consistency"]]
+    assert consistent == [(name, True) for name in here]
 
 
 def test_bench_of_one_precision_on_every_backend(command: Command, tmp_path: Path) -> None:

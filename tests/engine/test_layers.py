@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
 from densenet_deploy.engine.build import build_engine
-from densenet_deploy.engine.layers import EngineLayers, Layer, Tensor, parse_build_log
+from densenet_deploy.engine.layers import EngineLayers, Layer, Tensor, parse_build_log, tie
 from densenet_deploy.errors import BuildError
 from densenet_deploy.recipe import BuildConfig
 
@@ -92,10 +92,11 @@ def build_log(
     batch: int | str = 1,
     bounds: tuple[int, int, int] = (1, 1, 1),
     targets: tuple[str, ...] = ("8.9",),
+    more: tuple[tuple[int, int, int], ...] = (),
 ) -> str:
-    """The log of a real build."""
+    """The log of a real build; `more` are further optimization profiles."""
     model = Block(weights, batch).model.SerializeToString()
-    config = BuildConfig(profiles=(bounds,), compute_capabilities=targets)
+    config = BuildConfig(profiles=(bounds, *more), compute_capabilities=targets)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "log"
         build_engine(model, config, log=path)
@@ -200,6 +201,51 @@ def test_a_dynamic_batch_has_no_sizes() -> None:
     assert found.to_dict()["bytes_in"] is None
     fixed = engine(batch="n", bounds=(2, 2, 2))
     assert sizes(fixed) == tuple(2 * size for size in sizes(engine()))
+
+
+def test_sizes_at_a_batch_are_those_of_an_engine_built_for_it() -> None:
+    dynamic = engine(batch="n", bounds=(1, 2, 4))
+    for count in (1, 3):
+        assert sizes(dynamic.at_batch(count)) == tuple(count * size for size in sizes(engine()))
+    assert engine().at_batch(3) == engine(), "nothing depends on it"
+
+
+def test_each_profile_has_kernels_of_its_own() -> None:
+    log = build_log(batch="n", more=((2, 4, 8),))
+    first, second = (parse_build_log(log, profile) for profile in (0, 1))
+    assert sizes(first) == sizes(engine()) and second.bytes_in is None
+    assert sizes(second.at_batch(1)) == sizes(engine())
+    for found in (first, second):
+        assert [layer.module for layer in convolutions(found)] == MODULES
+        assert list(found.parts()) == list(engine().parts())
+    with pytest.raises(BuildError, match="no optimization profile 2; expected 0 to 1"):
+        parse_build_log(log, 2)
+    with pytest.raises(BuildError, match="no optimization profile 1; expected 0"):
+        parse_build_log(build_log(), 1)
+
+
+def test_a_kernel_without_a_mark_is_of_its_graphs_profile() -> None:
+    def row(name: str, source: str, target: str) -> Layer:
+        sides = ((Tensor(name, "Half", (1, 8)),) for name in (source, target))
+        return Layer(name, "kgen", "", *sides, ("conv",))
+
+    rows = [
+        row("conv_U1_myl0_0", "images", "a"),
+        row("conv [profile 1]_U1_myl1_0", "images [profile 1]", "b"),
+        row("__myl_Mul_myl1_1", "b", "c"),
+    ]
+    assert [layer.name for layer in tie(rows, 0).layers] == ["conv_U1_myl0_0"]
+    assert [layer.name for layer in tie(rows, 1).layers] == [rows[1].name, "__myl_Mul_myl1_1"]
+
+
+def test_kernels_name_what_they_fuse() -> None:
+    found = engine("tensor")
+    told = json.loads(json.dumps(found.kernels()))
+    assert sum(one["bytes"] for kernel in told for one in kernel["inputs"]) == found.bytes_in
+    joined = next(kernel for kernel in told if kernel["part"].endswith("denselayer2"))
+    assert {f"{BLOCK}.denselayer2.{node}" for node in ("concat", "add", "r", "r.q")} == set(
+        joined["nodes"]
+    )
 
 
 def test_summary_and_record() -> None:
