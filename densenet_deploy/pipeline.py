@@ -46,7 +46,7 @@ from densenet_deploy.recipe import (
     Target,
 )
 from densenet_deploy.results import Measurement, Parity, Skipped
-from densenet_deploy.runtime import BACKENDS
+from densenet_deploy.runtime import DEPLOYED
 from densenet_deploy.runtime.select import why_cannot_run
 from densenet_deploy.source import draw, prepare, preprocessing_for
 from densenet_deploy.train import train
@@ -134,19 +134,19 @@ def run(
             rewrites,
             cached,
         )
-        records = staging / "records.json"
-        records.write_text(json.dumps(result.to_dict()) + "\n", encoding="utf-8")
         try:
             report.write(result.to_dict(), manifest.description, staging)
         except MissingDependencyError as error:
             result = dataclasses.replace(result, skipped=(*skipped, Skipped("report", str(error))))
+        records = staging / "records.json"
+        records.write_text(json.dumps(result.to_dict()) + "\n", encoding="utf-8")
         write_manifest(staging, dataclasses.replace(manifest, records={"run": records.name}))
     return dataclasses.replace(result, bundle=open_bundle(out))
 
 
 def _backends(bundle: Bundle) -> tuple[list[str], list[Skipped]]:
     """(those that run this bundle here, those that do not and why)."""
-    reasons = {name: why_cannot_run(bundle, name, bundle.precisions) for name in BACKENDS}
+    reasons = {name: why_cannot_run(bundle, name, bundle.precisions) for name in DEPLOYED}
     available = [name for name, reason in reasons.items() if not reason]
     return available, [Skipped(name, reason) for name, reason in reasons.items() if reason]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -100,6 +101,7 @@ def read_records(path: Path) -> dict[str, Any]:
         named = isinstance(records.get("bundle", {}), dict)
         _images(records), _machine(records.get("environment", {}))
         _environments(records.get("environments", {}))
+        by_reason(records.get("skipped", ())), _consistency(records.get("consistency", ()))
     except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         measured, named = [], False
         reason = f" ({type(error).__name__})"
@@ -129,12 +131,32 @@ def markdown(records: dict[str, Any]) -> str:
     text: str = environment.from_string(template).render(
         images=_images(records),
         rows=rows(records),
-        skipped=records.get("skipped", ()),
+        skipped=by_reason(records.get("skipped", ())),
+        consistency=_consistency(records.get("consistency", ())),
         method=METHOD,
         machine=_machine(records.get("environment", {})),
         environments=_environments(records.get("environments", {})),
     )
     return text
+
+
+def by_reason(skipped: Iterable[Mapping[str, str]]) -> list[tuple[str, str]]:
+    """(names, reason) of backends that were not run: those with the same reason together."""
+    names: dict[str, list[str]] = {}
+    for item in skipped:
+        names.setdefault(item["reason"], []).append(item["backend"])
+    return [(", ".join(listed), reason) for reason, listed in names.items()]
+
+
+def _consistency(checked: Sequence[Mapping[str, Any]]) -> str:
+    """How many runners agree with themselves; empty where none was asked."""
+    passed = sum(item["passed"] for item in checked)
+    if not checked:
+        return ""
+    return (
+        f"Self-consistency: {passed} of {len(checked)} graphs on their backends pass every rule "
+        "that applies (equal rows, permuted and padded batches, batch sizes, repeats, threads)."
+    )
 
 
 def _images(records: dict[str, Any]) -> str:

@@ -125,6 +125,21 @@ def test_markdown_has_a_line_for_each_row_and_each_skipped_backend() -> None:
     assert report.METHOD in text
 
 
+def test_backends_skipped_for_one_reason_share_a_line() -> None:
+    skipped = [{"backend": name, "reason": "no GPU"} for name in ("tensorrt", "pytorch-cuda")]
+    skipped.insert(1, {"backend": "openvino", "reason": "openvino is not installed"})
+    text = report.markdown({**RECORDS, "skipped": skipped})
+    assert "- not measured: tensorrt, pytorch-cuda: no GPU" in text.splitlines()
+    assert "- not measured: openvino: openvino is not installed" in text.splitlines()
+
+
+def test_self_consistency_is_told_where_it_was_checked() -> None:
+    assert "Self-consistency" not in report.markdown(RECORDS)
+    checked = [{"passed": True}, {"passed": False}, {"passed": True}]
+    text = report.markdown({**RECORDS, "consistency": checked})
+    assert "Self-consistency: 2 of 3 graphs on their backends pass" in text
+
+
 def test_markdown_of_speed_alone() -> None:
     text = report.markdown({"measurements": RECORDS["measurements"][:1]})
     assert "Accuracy was not measured." in text

@@ -58,5 +58,5 @@ def table(header: Iterable[str], lines: Iterable[Iterable[str]], title: str = ""
 def results(records: dict[str, Any], title: str) -> None:
     """Prints the table of a run, then what was skipped and why."""
     table(report.HEADER, [row.cells() for row in report.rows(records)], title)
-    for item in records.get("skipped", ()):
-        typer.echo(f"skipped {item['backend']}: {item['reason']}")
+    for names, reason in report.by_reason(records.get("skipped", ())):
+        typer.echo(f"skipped {names}: {reason}")

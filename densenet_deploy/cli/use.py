@@ -35,7 +35,7 @@ from densenet_deploy.errors import BackendError, DataError
 from densenet_deploy.files import replacing_file
 from densenet_deploy.recipe import Precision, parse_recipe
 from densenet_deploy.results import Skipped
-from densenet_deploy.runtime import runs
+from densenet_deploy.runtime import DEPLOYED, runs
 from densenet_deploy.runtime.fallback import check_fallback, open_with_fallback
 
 SHIPPED = ASSETS / "bundle"
@@ -76,7 +76,8 @@ def verify(
         chosen, skipped = backend, []
     else:
         selection = select(opened, backend or (), wanted, (), gpu=False, rebuild=False)
-        chosen, skipped = selection.backends, selection.skipped
+        chosen = [name for name in selection.backends if backend or name in DEPLOYED]
+        skipped = selection.skipped
     opener = partial(open_with_fallback, fallback=ways, say=cache(_say), track=track)
     parity = verifying.verify(opened, images, recipe.verify, chosen, wanted, track, opener)
     consistency = check_bundle(opened, images, chosen, wanted, track, opener)
@@ -92,8 +93,8 @@ def verify(
         typer.echo(f"{images.source}, compared with {parity[0].reference if parity else '-'}")
         for line in [*(p.summary() for p in parity), *(c.summary() for c in consistency)]:
             typer.echo(line)
-        for item in skipped:
-            typer.echo(f"skipped {item}")
+        for names, reason in reporting.by_reason(dataclasses.asdict(item) for item in skipped):
+            typer.echo(f"skipped {names}: {reason}")
     if not (all(parity) and all(consistency)):
         raise typer.Exit(1)
 

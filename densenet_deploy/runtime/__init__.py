@@ -41,6 +41,8 @@ _DISTRIBUTIONS = {
     "tensorrt-rtx": ("tensorrt-rtx-cu13", "tensorrt-rtx-cu12", "tensorrt_rtx"),
 }
 _CPU_BACKENDS = ("pytorch", "onnxruntime", "openvino")
+# What a bundle is for; PyTorch on a GPU is there to be compared with.
+DEPLOYED = tuple(name for name in BACKENDS if name not in tuple(FORMS)[1:])
 GPU_BACKENDS = tuple(name for name in BACKENDS if name not in _CPU_BACKENDS)
 
 
