@@ -43,7 +43,13 @@ def test_the_package_loads_nothing_heavy() -> None:
     [
         "bundle",
         "runtime",
+        "runtime.select",
+        "runtime.fallback",
+        "runtime.tensorrt",
+        "engine.build",
+        "engine.inspected",
         "verify",
+        "consistency",
         "classifier",
         "bench",
         "report",

@@ -230,8 +230,8 @@ BUNDLES: dict[str, tuple[Case, str]] = {
         r"path '\.\./\.\./etc/passwd' leaves the bundle",
     ),
     "wrong version": (
-        lambda p: ["predict", p.manifest(schema_version=2), picture(p)],
-        r"has schema version 2; expected 1\. Make the bundle again",
+        lambda p: ["predict", p.manifest(schema_version=1), picture(p)],
+        r"has schema version 1; expected 2\. Make the bundle again",
     ),
     "no bundle": (
         lambda p: ["predict", p / "absent", picture(p)],
