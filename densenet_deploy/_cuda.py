@@ -243,6 +243,12 @@ def copy_to_host(target: NDArray[np.float32], source: int, stream: Stream) -> No
     _call("cudaMemcpyAsync", target.ctypes.data, source, target.nbytes, kind, stream.handle)
 
 
+def copy_on_device(target: int, source: int, size: int, stream: Stream) -> None:
+    """Copies bytes from one device address to another, in the order of a stream."""
+    kind = _runtime().cudaMemcpyKind.cudaMemcpyDeviceToDevice
+    _call("cudaMemcpyAsync", target, source, size, kind, stream.handle)
+
+
 def wait_for(stream: int, event: Event) -> None:
     """Lets all later work of a stream wait for an event."""
     _call("cudaStreamWaitEvent", stream, event.handle, 0)

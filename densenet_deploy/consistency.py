@@ -40,6 +40,7 @@ from densenet_deploy.consistency_rules import (
     difference,
 )
 from densenet_deploy.data import ImageSet
+from densenet_deploy.engine.options import TITLES
 from densenet_deploy.errors import BackendError, DataError
 from densenet_deploy.progress import Track, silent
 from densenet_deploy.recipe import Precision
@@ -183,7 +184,7 @@ def check_bundle(
     track: Track = silent,
     opener: Opener = open_runner,
 ) -> list[Consistency]:
-    """Checks every precision on every backend, with two contexts where it has such.
+    """Checks every precision on every backend; an engine with two contexts.
 
     Args:
         bundle: What to check.
@@ -197,10 +198,11 @@ def check_bundle(
         BackendError: A backend cannot run here, or not even one image.
     """
     inputs = bundle.manifest.preprocessing.normalise(images.pixels[:_CANDIDATES])
-    config = dataclasses.replace(DEFAULT_RUN, contexts=THREADS)
-    without_graph = dataclasses.replace(config, cuda_graph=False)
     results = []
     for backend in backends:
+        contexts = THREADS if backend in TITLES else 1
+        config = dataclasses.replace(DEFAULT_RUN, contexts=contexts)
+        without_graph = dataclasses.replace(config, cuda_graph=False)
         for precision in precisions or bundle.precisions:
             if not runs(backend, precision):
                 continue

@@ -21,7 +21,8 @@ def replacing_file(path: Path) -> Iterator[Path]:
     new one, never half of one.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    with _named(path):
+        descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
     os.close(descriptor)
     temporary = Path(name)
     try:
@@ -29,7 +30,8 @@ def replacing_file(path: Path) -> Iterator[Path]:
         with temporary.open("rb") as stream:
             os.fsync(stream.fileno())
         temporary.chmod(0o666 & ~_umask())
-        temporary.replace(path)
+        with _named(path):
+            temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -75,6 +77,16 @@ def sha256(path: Path) -> str:
     """Hexadecimal SHA-256 of a file's bytes."""
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+@contextmanager
+def _named(path: Path) -> Iterator[None]:
+    """Lets an OSError name the file that was asked for, not its temporary sibling."""
+    try:
+        yield
+    except OSError as error:
+        error.filename, error.filename2 = str(path), None
+        raise
 
 
 def _empty(path: Path) -> bool:

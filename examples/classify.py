@@ -24,6 +24,8 @@ def main(path: str, *files: str) -> None:
 
 
 if __name__ == "__main__":
+    if len(sys.argv) < 3:
+        sys.exit(__doc__)
     try:
         main(*sys.argv[1:])
     except DeployError as error:

@@ -31,6 +31,8 @@ def main(path: str, backend: str = "tensorrt") -> None:
 
 
 if __name__ == "__main__":
+    if len(sys.argv) < 2:
+        sys.exit(__doc__)
     try:
         main(*sys.argv[1:])
     except DeployError as error:

@@ -27,6 +27,8 @@ def main(path: str, backend: str = "onnxruntime") -> None:
 
 
 if __name__ == "__main__":
+    if len(sys.argv) < 2:
+        sys.exit(__doc__)
     try:
         main(*sys.argv[1:])
     except DeployError as error:

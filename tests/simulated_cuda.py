@@ -89,6 +89,22 @@ class Cuda(ModuleType):
             self._streams[stream].pop(0)()
 
 
+def answers(failure):
+    """A method of TensorRT's, noted among the calls; what it answers when it is to fail."""
+
+    def wrap(method):
+        @functools.wraps(method)
+        def noted(self, *arguments, **keywords):
+            with self._cuda._lock:
+                if self._cuda.fails(method.__name__, *arguments):
+                    return failure
+                return method(self, *arguments, **keywords)
+
+        return noted
+
+    return wrap
+
+
 class Functions:
     """CUDA's functions on a device; what they return follows the status."""
 
@@ -99,7 +115,7 @@ class Functions:
         self._here.device = index
 
     def cudaDriverGetVersion(self):
-        return 13000
+        return 12080
 
     def cudaGetDeviceProperties(self, index):
         return SimpleNamespace(name=b"Simulated")
@@ -112,7 +128,9 @@ class Functions:
         return SimpleNamespace(type=kind, device=0)
 
     def cudaMalloc(self, size, kind=DEVICE):
-        array = np.full(-(-size // 4), np.nan, np.float32)
+        count = -(-size // 4)
+        array = np.full(count + 63, np.nan, np.float32)
+        array = array[-array.ctypes.data % 256 // 4 :][:count]  # aligned as CUDA aligns
         self.live[array.ctypes.data] = (array, kind)
         return array.ctypes.data
 
@@ -129,8 +147,9 @@ class Functions:
         Functions.cudaFree(self, address, HOST)
 
     def cudaMemcpyAsync(self, target, source, size, kind, stream):
-        up = kind == real.cudaMemcpyKind.cudaMemcpyHostToDevice
-        kinds = (DEVICE, HOST) if up else (HOST, DEVICE)
+        names = {"Host": HOST, "Device": DEVICE}
+        start, end = kind.name.removeprefix("cudaMemcpy").split("To")
+        kinds = names[end], names[start]
 
         def copy():
             ends = zip((target, source), kinds, strict=True)
@@ -154,18 +173,19 @@ class Functions:
         self.drain(stream)
 
     def cudaEventCreateWithFlags(self, flags):
-        return self.make(["event"])
+        return self.make(["event", None, flags])
 
     def cudaEventRecord(self, event, stream):
         point = [stream, False]
-        self.live[event][:] = ["event", point]
+        self.live[event][1] = point
         self.add(stream, lambda: point.__setitem__(1, True))
 
     def cudaEventSynchronize(self, event):
         self.drain(self.live[event][1][0])
 
     def cudaEventElapsedTime(self, start, end):
-        assert self.live[start][1][1] and self.live[end][1][1]
+        for _, point, flags in (self.live[start], self.live[end]):
+            assert point[1] and flags == real.cudaEventDefault
         return 1.5
 
     def cudaStreamWaitEvent(self, stream, event, flags):

@@ -393,6 +393,9 @@ def test_a_bundle_is_checked_with_two_contexts_and_against_no_graph(
     two = RunConfig(contexts=2)
     plain = dataclasses.replace(two, cuda_graph=False)
     assert opened == [("fp32", two), ("fp32", plain), ("fp16", two), ("fp16", plain)]
+    opened.clear()
+    check_bundle(bundle, sample[1], ["onnxruntime-cuda"], ["fp32"], opener=opener)
+    assert [config.contexts for _, config in opened] == [1, 1]  # others have none, and refuse two
 
 
 def test_a_bundle_that_contradicts_itself_is_not_published(

@@ -72,9 +72,16 @@ def test_without_a_gpu_one_sentence_says_so(name: str, backend: str) -> None:
 
 @pytest.mark.parametrize("name", ["classify.py", "threads.py"])
 def test_what_is_no_bundle_is_said_too(name: str, tmp_path: Path) -> None:
-    done = example(name, tmp_path)
+    done = example(name, tmp_path, "photo.png")
     assert done.returncode == 2 and "is not a bundle" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("name", ["classify.py", "threads.py", *ON_GPU])
+def test_without_arguments_it_says_how_it_is_called(name: str) -> None:
+    done = example(name)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert f"python examples/{name} BUNDLE" in done.stderr and "Traceback" not in done.stderr
 
 
 def test_each_is_short_and_in_the_table() -> None:

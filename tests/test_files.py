@@ -55,6 +55,14 @@ def test_failure_keeps_the_old_file_and_leaves_no_litter(tmp_path: Path) -> None
     assert names(tmp_path) == {"file"}
 
 
+def test_an_error_names_the_file_that_was_asked_for(tmp_path: Path) -> None:
+    (tmp_path / "taken").mkdir()
+    with pytest.raises(OSError) as caught, replacing_file(tmp_path / "taken") as temporary:
+        temporary.write_text("new")
+    assert caught.value.filename == str(tmp_path / "taken")
+    assert [path.name for path in tmp_path.iterdir()] == ["taken"]
+
+
 def test_killed_writer_keeps_the_old_file(tmp_path: Path) -> None:
     path = tmp_path / "file"
     path.write_bytes(b"old")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pickle
 import subprocess
 import time
 from pathlib import Path
@@ -57,6 +58,28 @@ def test_one_process_answers_in_order(child: str) -> None:
         assert not others and pid != os.getpid() and group == os.getpgrp()
         assert running(pid)
     assert not running(pid)
+
+
+def test_what_lies_in_the_working_directory_shadows_no_library(
+    child: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stray = tmp_path / "somewhere"
+    stray.mkdir()
+    (stray / "pickle.py").write_text("raise SystemExit('a stray module')")
+    monkeypatch.chdir(stray)
+    with Worker(child, "a test") as worker:
+        assert worker.ask(1)[0] == 1
+
+
+def test_a_caller_that_gives_up_does_not_wait_for_the_answer(child: str) -> None:
+    began = time.monotonic()
+    with pytest.raises(ZeroDivisionError), Worker(child, "a test") as worker:
+        assert worker._process.stdin
+        pickle.dump("sleep", worker._process.stdin)
+        worker._process.stdin.flush()
+        raise ZeroDivisionError
+    assert worker._process.returncode
+    assert time.monotonic() - began < module._PATIENCE_SECONDS, "it was killed at once"
 
 
 def test_its_error_arrives_as_it_was(child: str) -> None:

@@ -28,8 +28,14 @@ _DEFAULT = BuildConfig()
 
 def build(
     onnx: Annotated[Path, typer.Argument(help="ONNX file.")],
-    out: Annotated[Path, typer.Option("--out", help="Engine file to write.")],
-    backend: Annotated[EngineBackend, typer.Option("--backend")] = _DEFAULT.backend,
+    out: Annotated[
+        Path,
+        typer.Option("--out", metavar="FILE", dir_okay=False, help="Engine file to write."),
+    ],
+    backend: Annotated[
+        EngineBackend,
+        typer.Option("--backend", help="Who compiles and runs it; tensorrt needs its GPU."),
+    ] = _DEFAULT.backend,
     batch: Annotated[
         list[str] | None,
         typer.Option(
@@ -40,13 +46,28 @@ def build(
     ] = None,
     compute_capability: Annotated[
         list[str] | None,
-        typer.Option("--compute-capability", help="Target of a TensorRT-RTX engine; repeatable."),
+        typer.Option(
+            "--compute-capability",
+            metavar="X.Y",
+            help="GPUs a TensorRT-RTX engine runs on; repeatable (default: "
+            f"{', '.join(_DEFAULT.compute_capabilities)}, and 7.5 where the graph allows it).",
+        ),
     ] = None,
     workspace: Annotated[
-        int, typer.Option("--workspace", metavar="MIB", help="Most scratch memory; 0 for all.")
+        int,
+        typer.Option(
+            "--workspace", metavar="MIB", min=0, help="Most scratch memory of a layer; 0 for all."
+        ),
     ] = _DEFAULT.workspace_mib,
     optimization_level: Annotated[
-        int, typer.Option("--optimization-level", help="0 (fast build) to 5 (fast engine).")
+        int,
+        typer.Option(
+            "--optimization-level",
+            metavar="LEVEL",
+            min=0,
+            max=5,
+            help="0 (fast build) to 5 (fast engine).",
+        ),
     ] = _DEFAULT.optimization_level,
     hardware_compatibility: Annotated[
         HardwareCompatibility,
@@ -59,17 +80,20 @@ def build(
         bool, typer.Option("--tf32", help="fp32 products with ten bits of mantissa.")
     ] = False,
     weights: Annotated[
-        EngineWeights, typer.Option("--weights", help="Kept in the engine, and replaceable?")
+        EngineWeights, typer.Option("--weights", help="Fixed in it, replaceable, or left out.")
     ] = _DEFAULT.weights,
     verbosity: Annotated[
-        ProfilingVerbosity, typer.Option("--verbosity", help="What it tells about its layers.")
+        ProfilingVerbosity, typer.Option("--verbosity", help="What engine and log tell of layers.")
     ] = _DEFAULT.profiling_verbosity,
     no_timing_cache: Annotated[
         bool, typer.Option("--no-timing-cache", help="Let TensorRT measure every kernel again.")
     ] = False,
     no_cache: NoCache = False,
     log: Annotated[
-        Path | None, typer.Option("--log", help="Copy of the builder's log, for `inspect`.")
+        Path | None,
+        typer.Option(
+            "--log", metavar="FILE", dir_okay=False, help="Where the build log goes, for `inspect`."
+        ),
     ] = None,
     json: Json = False,
     quiet: Quiet = False,
@@ -98,10 +122,11 @@ def build(
         )
     )
     config = _settings_for(onnx, config)
-    started = time.perf_counter()
-    built = build_widest(onnx, config, tracker(quiet), log, None if no_cache else default_cache())
-    seconds = time.perf_counter() - started
-    with replacing_file(out) as temporary:
+    cache = None if no_cache else default_cache()
+    with replacing_file(out) as temporary:  # first: a place that cannot be written costs no build
+        started = time.perf_counter()
+        built = build_widest(onnx, config, tracker(quiet), log, cache)
+        seconds = time.perf_counter() - started
         temporary.write_bytes(built.plan)
     if json:
         show.as_json(_record(out, config, built, seconds))

@@ -11,14 +11,16 @@ from densenet_deploy.cli.options import Json
 from densenet_deploy.engine.cache import Entry, clear, default_cache, entries, kept_files
 from densenet_deploy.engine.options import changed
 
-cache = typer.Typer(help="The caches of engines and kernel times.", no_args_is_help=True)
+cache = typer.Typer(
+    help="What builds and runs keep: engines, kernel times, kernels.", no_args_is_help=True
+)
 _HEADER = ("model", "engine", "target", "profiles", "options", "size [MB]", "age")
 _AGES = ((86400.0, "d"), (3600.0, "h"), (60.0, "min"), (1.0, "s"))
 
 
 @cache.command("ls")
 def ls(json: Json = False) -> None:
-    """List the engines that need not be built again, the newest first."""
+    """List the engines that need not be built again, newest first."""
     folder = default_cache()
     found, files = entries(folder), kept_files(folder)
     kept = sum(file.stat().st_size for file in files)
@@ -31,15 +33,18 @@ def ls(json: Json = False) -> None:
         show.table(_HEADER, map(_row, found))
     size = sum(entry.size for entry in found) / 1e6
     typer.echo(
-        f"{folder}: {len(found)} engines ({size:.2f} MB), "
-        f"{len(files)} files of measured or compiled kernels ({kept / 1e6:.2f} MB)"
+        f"{folder}: {_count(len(found), 'engine')} ({size:.2f} MB), "
+        f"{_count(len(files), 'file')} of measured or compiled kernels ({kept / 1e6:.2f} MB)"
     )
 
 
 @cache.command("clear")
 def clear_(
     older_than: Annotated[
-        float, typer.Option("--older-than", metavar="DAYS", min=0, help="Keep what is newer.")
+        float,
+        typer.Option(
+            "--older-than", metavar="DAYS", min=0, help="Keep what is newer; 0 for nothing."
+        ),
     ] = 0.0,
     json: Json = False,
 ) -> None:
@@ -50,8 +55,9 @@ def clear_(
         show.as_json({"cache": folder, **vars(cleared)})
         return
     typer.echo(
-        f"{folder}: removed {cleared.engines} engines and {cleared.files} files of measured or "
-        f"compiled kernels, {cleared.bytes / 1e6:.2f} MB"
+        f"{folder}: removed {_count(cleared.engines, 'engine')} and "
+        f"{_count(cleared.files, 'file')} of measured or compiled kernels, "
+        f"{cleared.bytes / 1e6:.2f} MB"
     )
 
 
@@ -82,6 +88,10 @@ def _row(entry: Entry) -> tuple[str, ...]:
         f"{entry.size / 1e6:.2f}",
         _age(entry.age),
     )
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
 def _age(seconds: float) -> str:

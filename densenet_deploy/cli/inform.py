@@ -86,11 +86,11 @@ def machine(context: typer.Context, json: Json = False) -> None:
     for name, version in told["packages"].items():
         typer.echo(f"  {name} {version}")
     for name, reason in told["run"].items():
-        typer.echo(f"run {name}: {'no, ' + reason if reason else 'yes'}")
+        typer.echo(f"run {name}: {'no: ' + reason if reason else 'yes'}")
     for name, reason in told["build"].items():
-        typer.echo(f"build {name} engines: {'no, ' + reason if reason else 'yes'}")
+        typer.echo(f"build {name} engines: {'no: ' + reason if reason else 'yes'}")
     kept = told["cache"]
-    typer.echo(f"cache: {kept['folder']}, {kept['engines']} engines, {kept['bytes'] / 1e6:.1f} MB")
+    typer.echo(f"cache: {kept['folder']}, {kept['engines']} engines, {kept['bytes'] / 1e6:.2f} MB")
 
 
 @doctor.command("why-slow")

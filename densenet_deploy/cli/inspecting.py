@@ -15,9 +15,14 @@ from densenet_deploy.errors import RecipeError
 from densenet_deploy.recipe import ExportConfig, Recipe, Target
 
 _KINDS = f"a recipe, an architecture, an .onnx file, {KINDS}"
-EngineLog = Annotated[Path | None, typer.Option("--log", help="The build log of that engine.")]
+EngineLog = Annotated[
+    Path | None, typer.Option("--log", metavar="FILE", help="The build log of that engine.")
+]
 OfProfile = Annotated[
-    int, typer.Option("--profile", min=0, help="Of an engine: which optimization profile.")
+    int,
+    typer.Option(
+        "--profile", metavar="INDEX", min=0, help="Of an engine: which optimization profile."
+    ),
 ]
 
 

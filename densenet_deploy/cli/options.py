@@ -17,10 +17,18 @@ RecipeArgument = Annotated[str, typer.Argument(help="Recipe name or .toml file."
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bars.")]
 DataDirectory = Annotated[
-    str, typer.Option("--data-dir", help="Directory of the data set (default: its usual places).")
+    str,
+    typer.Option(
+        "--data-dir",
+        metavar="DIRECTORY",
+        help="Directory of the data set (default: its usual places).",
+    ),
 ]
 NoCache = Annotated[
-    bool, typer.Option("--no-cache", help="Compile anew; neither use nor fill the caches.")
+    bool,
+    typer.Option(
+        "--no-cache", help="Compile anew; neither use nor fill any cache, kernel times included."
+    ),
 ]
 Full = Annotated[
     bool, typer.Option("--full", help="Use the whole data set, not the sample that is shipped.")
@@ -29,7 +37,11 @@ Full = Annotated[
 
 Precisions = Annotated[
     list[str] | None,
-    typer.Option("--precision", help="fp32, fp16 or int8; repeatable (default: all there are)."),
+    typer.Option(
+        "--precision",
+        metavar="<fp32|fp16|int8>",
+        help="Only this one; repeatable (default: all there are).",
+    ),
 ]
 
 

@@ -94,7 +94,14 @@ def export(
         Target | None, typer.Option("--target", help="What the graphs are lowered for, alone.")
     ] = None,
     policy: Annotated[Policy | None, PolicyOption] = None,
-    batch: Annotated[str, typer.Option("--batch", metavar="MIN,OPT,MAX")] = "",
+    batch: Annotated[
+        str,
+        typer.Option(
+            "--batch",
+            metavar="MIN,OPT,MAX",
+            help="Batch sizes the graphs take (default: the recipe's).",
+        ),
+    ] = "",
     data: Annotated[
         DataName | None, typer.Option("--data", help="Images that calibrate int8.")
     ] = None,
@@ -143,7 +150,7 @@ def _with_batch(recipe: Recipe, batch: tuple[int, int, int]) -> Recipe:
 def quantize(
     onnx: Annotated[Path, typer.Argument(help="fp32 ONNX file.")],
     out: Annotated[Path, typer.Option("--out", help="ONNX file to write.")],
-    precision: Annotated[Precision, typer.Option("--precision")] = "int8",
+    precision: Annotated[Precision, typer.Option("--precision", help="What to make.")] = "int8",
     target: Annotated[
         Target | None,
         typer.Option("--target", help="What int8 is lowered for (default: what the file was)."),
@@ -164,7 +171,9 @@ def quantize(
     ] = 0.5,
     keep_float: Annotated[
         list[str] | None,
-        typer.Option("--keep-float", help="Convolution or module to leave alone; repeatable."),
+        typer.Option(
+            "--keep-float", metavar="NAME", help="Convolution or module to leave alone; repeatable."
+        ),
     ] = None,
     json: Json = False,
     quiet: Quiet = False,

@@ -33,19 +33,26 @@ def suite(
     name: Annotated[str, typer.Argument(help="Suite name or .toml file.", metavar="SUITE")],
     model: Annotated[
         list[str] | None,
-        typer.Option("--model", help="Only this one; repeatable. Any recipe or architecture."),
+        typer.Option(
+            "--model", metavar="NAME", help="Only this one; repeatable. Any recipe or architecture."
+        ),
     ] = None,
     batch: Annotated[str, typer.Option("--batch", help="Only these sizes, such as 1,8.")] = "",
     pairs: Annotated[
         int,
-        typer.Option("--pairs", min=0, help="Rounds (default: the suite's).", show_default=False),
+        typer.Option(
+            "--pairs", metavar="N", min=0, help="Rounds (default: the suite's).", show_default=False
+        ),
     ] = 0,
     target: Annotated[
-        list[str] | None, typer.Option("--target", help="Only this one; repeatable.")
+        list[str] | None,
+        typer.Option("--target", metavar="NAME", help="Only this one; repeatable."),
     ] = None,
     seed: Annotated[
         list[int] | None,
-        typer.Option("--seed", min=0, help="Only this one of calibration; repeatable."),
+        typer.Option(
+            "--seed", metavar="N", min=0, help="Only this one of calibration; repeatable."
+        ),
     ] = None,
     data_dir: DataDirectory = "",
     out: Annotated[

@@ -44,13 +44,19 @@ BundleArgument = Annotated[
 ]
 Backends = Annotated[
     list[str] | None,
-    typer.Option("--backend", help="Repeatable (default: every one that can run here)."),
+    typer.Option(
+        "--backend",
+        metavar="NAME",
+        help="Only this one, see `doctor`; repeatable (default: every one that can run here).",
+    ),
 ]
 Fallback = Annotated[
     str,
     typer.Option(
         "--fallback",
-        help="Where --backend cannot run: rebuild (its engine) or other backends, in this order.",
+        metavar="WAY,...",
+        help="Where --backend cannot run: `rebuild` (compile its engine here) or other backends, "
+        "tried in this order.",
     ),
 ]
 
@@ -106,7 +112,9 @@ def bench(
     python: Pythons = None,
     rebuild: Rebuild = False,
     precision: Precisions = None,
-    batch: Annotated[str, typer.Option("--batch", help="Batch sizes, such as 1,8.")] = "",
+    batch: Annotated[
+        str, typer.Option("--batch", metavar="N,...", help="Batch sizes, such as 1,8.")
+    ] = "",
     seconds: Annotated[
         float | None, typer.Option("--seconds", help="Timed seconds of each row.")
     ] = None,
@@ -115,6 +123,7 @@ def bench(
         str,
         typer.Option(
             "--out",
+            metavar="FILE",
             help="Write the records, raw latencies included; {device} in it is this machine's.",
         ),
     ] = "",
@@ -208,9 +217,13 @@ def report(
 def predict(
     bundle: Annotated[Path, typer.Argument(help="Bundle directory, or `shipped`.")],
     images: Annotated[list[Path], typer.Argument(help="Image files.")],
-    backend: Annotated[str, typer.Option("--backend")] = "onnxruntime",
-    precision: Annotated[Precision, typer.Option("--precision")] = "fp32",
-    top: Annotated[int, typer.Option("--top", min=1, help="Classes to print.")] = 3,
+    backend: Annotated[
+        str, typer.Option("--backend", metavar="NAME", help="What runs it, see `doctor`.")
+    ] = "onnxruntime",
+    precision: Annotated[
+        Precision, typer.Option("--precision", help="Of the bundle's graphs, which.")
+    ] = "fp32",
+    top: Annotated[int, typer.Option("--top", metavar="N", min=1, help="Classes to print.")] = 3,
     fallback: Fallback = "",
     json: Json = False,
 ) -> None:

@@ -12,6 +12,7 @@ import os
 import subprocess
 import sys
 import tempfile
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -80,6 +81,7 @@ def build_widest(
     track: Track = silent,
     log: Path | None = None,
     cache: Path | None = None,
+    device: int = 0,
 ) -> Built:
     """Compiles with the optional compute capabilities too, where the graph allows them.
 
@@ -92,13 +94,14 @@ def build_widest(
         log: See `build_engine`; that of the build long ago, for an engine from the cache.
         cache: Folder of the build cache and of timing caches, such as `default_cache()`; by
             default nothing is looked up or kept.
+        device: Index of the GPU that TensorRT compiles for.
 
     Raises:
         DeployError: As `build_engine`; or the cache folder cannot be made.
     """
-    version, target = engine_version(config.backend), _target(config)
+    version, target = engine_version(config.backend), _target(config, device)
     if cache is None:
-        return _widest(model, config, version, target, track, log)
+        return _widest(model, config, version, target, track, log, device=device)
     if isinstance(model, Path):
         _require(model)
     engine_cache.prepare(cache)
@@ -112,14 +115,15 @@ def build_widest(
     timing = _timing_file(cache, config, version, target)
     with tempfile.TemporaryDirectory(prefix="densenet-deploy-log-") as folder:
         written = log or Path(folder) / "log"
-        built = _widest(model, config, version, target, track, written, timing)
+        built = _widest(model, config, version, target, track, written, timing, device)
         # A file that changed during the build: nobody knows which of its states was compiled
         if engine_cache.identify(model, config, version, target) == identity:
             name = model.name if isinstance(model, Path) else ""
-            content = written.read_bytes()
-            engine_cache.store(
-                cache, identity, name, built.plan, content, built.compute_capabilities
-            )
+            content, targets = written.read_bytes(), built.compute_capabilities
+            try:
+                engine_cache.store(cache, identity, name, built.plan, content, targets)
+            except OSError as error:  # a full disk, say: the engine is there all the same
+                warnings.warn(f"the engine is not kept in {cache}: {error}", stacklevel=2)
     return built
 
 
@@ -131,9 +135,10 @@ def _widest(
     track: Track,
     log: Path | None,
     timing: Path | None = None,
+    device: int = 0,
 ) -> Built:
     if config.backend == "tensorrt":
-        plan, outcome = _compile(model, config, track, log, timing)
+        plan, outcome = _compile(model, config, track, log, timing, device)
         return Built(plan, version, (target["compute_capability"],), timing_cache=outcome)
     required = config.compute_capabilities
     wider = (*config.optional_compute_capabilities, *required)
@@ -144,13 +149,13 @@ def _widest(
     return Built(_compile(model, config, track, log)[0], version, required)
 
 
-def _target(config: BuildConfig) -> dict[str, str]:
+def _target(config: BuildConfig, device: int) -> dict[str, str]:
     """The GPU that TensorRT compiles for; TensorRT-RTX is told its targets."""
     if config.backend == "tensorrt-rtx":
         return {}
     return {
-        "gpu": _cuda.device_name(0),
-        "compute_capability": _cuda.compute_capability(0),
+        "gpu": _cuda.device_name(device),
+        "compute_capability": _cuda.compute_capability(device),
         "driver": _cuda.driver_version(),
     }
 
@@ -200,6 +205,7 @@ def _compile(
     track: Track,
     log: Path | None,
     timing: Path | None = None,
+    device: int = 0,
 ) -> tuple[bytes, str]:
     """The engine, and what the timing cache did."""
     with tempfile.TemporaryDirectory(prefix="densenet-deploy-build-") as name:
@@ -217,6 +223,7 @@ def _compile(
             "engine": str(engine),
             "config": dataclasses.asdict(config),
             "timing_cache": str(timing or ""),
+            "device": device,
         }
         facts: dict[str, str] = {}
         with _child(request, written) as process:

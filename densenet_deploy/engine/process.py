@@ -20,7 +20,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from densenet_deploy import _tensorrt, schema
+from densenet_deploy import _cuda, _tensorrt, schema
 from densenet_deploy.engine import options
 from densenet_deploy.engine.setters import Site
 from densenet_deploy.engine.timing import TimingCache
@@ -36,6 +36,7 @@ def compile_engine(
     on_step: Callable[[str], None],
     timing: TimingCache | None = None,
     stopped: Callable[[], bool] = lambda: False,
+    device: int = 0,
 ) -> bytes:
     """Parses and compiles in this process.
 
@@ -45,6 +46,7 @@ def compile_engine(
         on_step: Called with the name of the phase of each finished step.
         timing: Timing cache to use, where the configuration and the backend have one.
         stopped: Asked after each step; the builder gives up once it is true.
+        device: Index of the GPU that TensorRT compiles for.
 
     Raises:
         BuildError: Carries the parser's errors or the builder's log, or names the options that
@@ -54,6 +56,8 @@ def compile_engine(
     trt = _tensorrt.load(config.backend)
     version = _tensorrt.version(trt)
     options.check(config, config.backend, version)
+    if device:  # the first one is current anyway, and TensorRT-RTX needs none
+        _cuda.use_device(device)
     logger = _tensorrt.collecting_logger(trt, sys.stderr)
     subject = f"{config.backend} {version} cannot"
     builder = trt.Builder(logger)
@@ -99,7 +103,7 @@ def _monitor(trt: ModuleType, on_step: Callable[[str], None], stopped: Callable[
 
 
 def main() -> None:
-    """Serves the request in `sys.argv[1]`: {"model", "engine", "config", "timing_cache"}."""
+    """Serves the request in `sys.argv[1]`, as `build` writes it."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent says when to stop
     with contextlib.suppress(ImportError):  # POSIX only: a crash shall leave no core file
         import resource
@@ -122,7 +126,12 @@ def main() -> None:
     timing = TimingCache(Path(request["timing_cache"])) if request["timing_cache"] else None
     try:
         plan = compile_engine(
-            Path(request["model"]), config, lambda phase: tell(step=phase), timing, stop.is_set
+            Path(request["model"]),
+            config,
+            lambda phase: tell(step=phase),
+            timing,
+            stop.is_set,
+            request["device"],
         )
         Path(request["engine"]).write_bytes(plan)
         if timing:

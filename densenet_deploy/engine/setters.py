@@ -83,9 +83,7 @@ def set_runtime_cache(site: Site, value: Any) -> None:
 
 
 def set_cuda_graph(site: Site, value: Any) -> None:
-    strategies = site.trt.CudaGraphStrategy
-    chosen = strategies.WHOLE_GRAPH_CAPTURE if value else strategies.DISABLED
-    site.settings.cuda_graph_strategy = chosen
+    site.settings.cuda_graph_strategy = site.trt.CudaGraphStrategy.WHOLE_GRAPH_CAPTURE
 
 
 def set_dynamic_shapes(site: Site, value: Any) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal
 
@@ -37,7 +38,10 @@ class TimingCache:
             settings.set_timing_cache(settings.create_timing_cache(b""), ignore_mismatch=False)
 
     def save(self, settings: Any) -> None:
-        """Writes what the build measured; a cache only grows, so its size tells if it did."""
+        """Writes what the build measured; a cache only grows, so its size tells if it did.
+
+        No engine is lost over a file that cannot be written: the next build measures again.
+        """
         cache = settings.get_timing_cache()
         if self._size and len(_serialized(cache)) == self._size:
             self.outcome = "hit"
@@ -47,7 +51,7 @@ class TimingCache:
             other = settings.create_timing_cache(meanwhile)
             if other is not None:
                 cache.combine(other, ignore_mismatch=False)
-        with replacing_file(self._path) as temporary:
+        with suppress(OSError), replacing_file(self._path) as temporary:
             temporary.write_bytes(_serialized(cache))
 
     def _read(self) -> bytes:

@@ -86,19 +86,21 @@ def _checked(
     contiguous = tuple(int(4 * np.prod(shape[axis + 1 :])) for axis in range(len(shape)))
     if typestr != "<f4" or interface.get("mask") is not None:
         raise BackendError(f"{name!r} holds {typestr}", expected="float32 without a mask")
-    if strides is not None and tuple(strides) != contiguous:
+    found = contiguous if strides is None else tuple(strides)
+    steps = zip(shape, found, contiguous, strict=True)
+    if any(size > 1 and step != needed for size, step, needed in steps):  # one has no next
         raise BackendError(
-            f"{name!r} of shape {shape} has strides {tuple(strides)}",
+            f"{name!r} of shape {shape} has strides {found}",
             expected=f"C-contiguous memory, {contiguous}",
             remedy="make it contiguous first",
         )
     if written and readonly:
         raise BackendError(f"{name!r} is read-only", expected="memory for the output")
-    found = _cuda.device_of(address)
-    if found is None:
+    owner = _cuda.device_of(address)
+    if owner is None:
         raise _on_the_host(name)
-    if found != device:
-        raise BackendError(f"{name!r} is on GPU {found}", expected=f"GPU {device}")
+    if owner != device:
+        raise BackendError(f"{name!r} is on GPU {owner}", expected=f"GPU {device}")
     return DeviceArray(address, shape, frozenset({stream, interface.get("stream") or stream}))
 
 

@@ -15,6 +15,7 @@ from densenet_deploy.runtime.batches import Piece
 from densenet_deploy.runtime.engine_io import EngineIO
 from densenet_deploy.runtime.runner import Array
 
+ALIGNMENT = 256  # bytes; TensorRT requires it of the address of every tensor
 GRAPHS = 32  # batch sizes an executor keeps captured; a server with buckets has far fewer
 
 
@@ -83,9 +84,11 @@ class ExecutionContext:
         """
         io = self._loaded.io
         if profile != self._profile:
+            self._profile, self._batch = -1, 0  # unknown until TensorRT has accepted it
             self._do("set_optimization_profile_async", profile, self._stream.handle)
-            self._profile, self._batch = profile, 0
+            self._profile = profile
         if batch != self._batch:
+            self._batch = 0
             self._do("set_input_shape", io.input, (batch, *io.image))
             if missing := self._context.infer_shapes():
                 raise _refused("infer_shapes", self._loaded.logger, f"needs {', '.join(missing)}")
@@ -160,6 +163,8 @@ class Executor:
     def run_device(self, images: int, logits: int, piece: Piece, streams: Iterable[int]) -> None:
         """Enqueues one piece of a batch that is on the device, without waiting for it.
 
+        What is not aligned as TensorRT requires goes through buffers of this executor.
+
         Args:
             images: Address of the piece's rows.
             logits: Address for its logits.
@@ -171,9 +176,7 @@ class Executor:
             for stream in streams:
                 self._ready.record(stream)
                 _cuda.wait_for(self._stream.handle, self._ready)
-            context = self._plain_context()
-            context.prepare(piece.profile, piece.batch, images, logits)
-            context.enqueue()
+            self._enqueue_aligned(images, logits, piece)
             self._done.record(self._stream.handle)
             for stream in streams:
                 _cuda.wait_for(stream, self._done)
@@ -185,6 +188,20 @@ class Executor:
         """Waits for its work and frees everything; an error comes after all has been tried."""
         with self._resources:
             self._stream.synchronize()
+
+    def _enqueue_aligned(self, images: int, logits: int, piece: Piece) -> None:
+        buffers = self._buffers[piece.profile]
+        source = buffers.device_images.handle if images % ALIGNMENT else images
+        target = buffers.device_logits.handle if logits % ALIGNMENT else logits
+        if source != images:
+            size = buffers.images.array[: piece.batch].nbytes
+            _cuda.copy_on_device(source, images, size, self._stream)
+        context = self._plain_context()
+        context.prepare(piece.profile, piece.batch, source, target)
+        context.enqueue()
+        if target != logits:
+            size = buffers.logits.array[: piece.batch].nbytes
+            _cuda.copy_on_device(logits, target, size, self._stream)
 
     def _compute(self, piece: Piece, buffers: Buffers) -> None:
         addresses = (buffers.device_images.handle, buffers.device_logits.handle)

@@ -55,7 +55,8 @@ def open_with_fallback(
         backend: The one that is wanted.
         precision: One the bundle has.
         threads: CPU threads; 0 for all cores.
-        config: Of a GPU backend.
+        config: Of a GPU backend. Its contexts are an engine's: a backend without one that steps in
+            runs one request at a time.
         fallback: `rebuild`, which compiles the bundle's own graph for this device with the wanted
             backend, or names of backends.
         say: Is told why each way does not work, and which one does.
@@ -71,12 +72,14 @@ def open_with_fallback(
     check_fallback(fallback)
     why_unavailable(backend)  # raises for an unknown one: a mistake, and nothing to work around
     reasons: list[str] = []
+    alone = dataclasses.replace(config, contexts=1)
     for way in (backend, *fallback):
         try:
             if way == REBUILD:
                 runner = _rebuilt(bundle, backend, precision, config, track)
             else:
-                runner = open_runner(bundle, way, precision, threads, config)
+                run = config if way == backend or way in TITLES else alone
+                runner = open_runner(bundle, way, precision, threads, run)
         except _CANNOT as error:
             if not fallback:
                 raise
@@ -103,7 +106,9 @@ def _rebuilt(
     how = rebuild_config(
         bundle, cast(EngineBackend, backend), _cuda.compute_capability(config.device)
     )
-    built = build_widest(bundle.model(precision, backend), how, track, cache=default_cache())
+    built = build_widest(
+        bundle.model(precision, backend), how, track, cache=default_cache(), device=config.device
+    )
     record = EngineRecord(
         file="",
         backend=how.backend,
@@ -123,9 +128,10 @@ def rebuild_config(bundle: Bundle, backend: EngineBackend, compute_capability: s
     recipe = parse_recipe(bundle.manifest.recipe, MANIFEST).build
     if recipe.backend != backend:
         recipe = BuildConfig(backend=backend, profiles=recipe.profiles)
+    if backend == "tensorrt-rtx":  # TensorRT is told none: it compiles for the GPU it finds
+        recipe = dataclasses.replace(recipe, compute_capabilities=(compute_capability,))
     return dataclasses.replace(
         recipe,
-        compute_capabilities=(compute_capability,),
         optional_compute_capabilities=(),
         hardware_compatibility="none",
         version_compatible=False,

@@ -58,7 +58,7 @@ def forward(model: torch.nn.Module, form: Form, device: torch.device, half: bool
     if form.compile:
         # Each batch size is compiled for itself, and fullgraph makes too many of them an error
         # where torch would go on without compiling.
-        run = torch.compile(model, mode=form.compile, dynamic=False, fullgraph=True)
+        run = torch.compile(_own_code(model), mode=form.compile, dynamic=False, fullgraph=True)
 
     @torch.inference_mode()
     def infer(images: Array) -> Array:
@@ -69,6 +69,20 @@ def forward(model: torch.nn.Module, form: Form, device: torch.device, half: bool
         return logits.float().cpu().numpy()  # type: ignore[no-any-return]
 
     return infer
+
+
+def _own_code(model: torch.nn.Module) -> Callable[..., Any]:
+    """The model as a function with a code object of its own.
+
+    torch counts what it has compiled by code object, and would take all runners of a process for
+    one: the shapes of the first would be too many for the second.
+    """
+
+    def run(batch: torch.Tensor) -> Any:
+        return model(batch)
+
+    run.__code__ = run.__code__.replace()
+    return run
 
 
 def _device(form: Form, config: RunConfig, backend: str) -> torch.device:

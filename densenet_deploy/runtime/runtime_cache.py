@@ -52,8 +52,8 @@ class RuntimeCache:
 
     def save(self) -> None:
         """Writes what was added. A cache is no reason to fail: where it cannot be, this warns."""
-        content = bytes(self._cache.serialize())
-        if content == self._known:
+        content = bytes(self._cache.serialize() or b"")
+        if content in (b"", self._known):
             return
         try:
             with replacing_file(self._file) as temporary:

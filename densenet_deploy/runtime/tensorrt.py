@@ -131,7 +131,10 @@ class EngineRunner(Runner):
     def run_device(
         self, inputs: Mapping[str, Any], outputs: Mapping[str, Any], stream: int = 0
     ) -> None:
-        """Runs one batch that lies on the GPU, into an output there: nothing is copied.
+        """Runs one batch that lies on the GPU, into an output there, both where they are.
+
+        Only what does not start at a multiple of 256 bytes, as TensorRT requires, is copied, on the
+        GPU: a row in the middle of an array, say.
 
         Returns at once. The output is there for all later work on `stream`; until then neither
         array may be freed or changed by anything else. Runs without a CUDA graph of this package,

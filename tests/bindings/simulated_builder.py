@@ -57,12 +57,16 @@ class Builder:
         severities = self._build.surface.enum("ILogger.Severity")
         for severity, message in self._build.says:
             self._logger.log(severities[severity], message)
-        config._timing_cache._kernels |= self._build.kernels
+        if config._timing_cache is not None:
+            config._timing_cache._kernels |= self._build.kernels
         monitor = config.progress_monitor
         monitor.phase_start("Building", None, 2)
         going_on = all(monitor.step_complete("Building", step) for step in range(2))
         monitor.phase_finish("Building")
         return IHostMemory(b"plan") if going_on and not self._build.fails else None
+
+
+OF_ANOTHER_GPU = b"of-another-gpu"  # in a timing cache: it does not fit
 
 
 class IBuilderConfig:
@@ -76,7 +80,7 @@ class IBuilderConfig:
         self._targets: dict[int, str] = {}
         self._limits: dict[str, int] = {}
         self._profiles: list[dict[str, tuple[Any, ...]]] = []
-        self._timing_cache = ITimingCache(b"")
+        self._timing_cache: ITimingCache | None = None
 
     def set_flag(self, flag: Any) -> None:
         self.flags |= 1 << int(flag)
@@ -99,10 +103,11 @@ class IBuilderConfig:
         return ITimingCache(serialized_timing_cache)
 
     def set_timing_cache(self, cache: ITimingCache, ignore_mismatch: bool) -> bool:
-        self._timing_cache = cache
-        return True
+        fits = ignore_mismatch or OF_ANOTHER_GPU not in cache._kernels
+        self._timing_cache = cache if fits else self._timing_cache
+        return fits
 
-    def get_timing_cache(self) -> ITimingCache:
+    def get_timing_cache(self) -> ITimingCache | None:
         return self._timing_cache
 
 

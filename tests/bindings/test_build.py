@@ -15,10 +15,11 @@ from densenet_deploy.engine.process import compile_engine
 from densenet_deploy.engine.timing import TimingCache
 from densenet_deploy.errors import BuildError
 from densenet_deploy.recipe import BuildConfig
-from tests.bindings.simulated_builder import Build, ParserError
+from tests.bindings.simulated_builder import OF_ANOTHER_GPU, Build, IBuilderConfig, ParserError
 from tests.bindings.surface import Surface
 
 Compile = Callable[..., bytes]
+Timed = Callable[..., str]
 IMAGE = {"image": (-1, 3, 8, 8)}
 EVERY_OPTION = {
     "profiles": ((1, 1, 1), (2, 4, 8)),
@@ -122,17 +123,73 @@ def test_same_compute_capability_where_there_is_such_a_level(
             compiled(build, **asked)
 
 
-def test_a_timing_cache_is_extended_and_hit(
+@pytest.fixture
+def timed(surface: Surface, compiled: Compile, tmp_path: Path) -> Timed:
+    """Builds that measure some kernels and share the file `kernels.timing`; what it did."""
+    if surface.backend == "tensorrt-rtx":
+        pytest.skip("TensorRT-RTX measures no kernels")
+
+    def build(*kernels: bytes, on_step: Callable[[str], None] = lambda phase: None) -> str:
+        timing = TimingCache(tmp_path / "kernels.timing")
+        made = Build(surface, IMAGE, kernels=frozenset(kernels))
+        compiled(made, on_step, timing, timing_cache=True)
+        return timing.outcome
+
+    return build
+
+
+def test_a_timing_cache_is_extended_and_hit(timed: Timed) -> None:
+    asked: list[list[bytes]] = [[], [b"a"], [b"a"], [b"b"], [b"a", b"b"]]
+    outcomes = [timed(*kernels) for kernels in asked]
+    assert outcomes == ["missed", "missed", "hit", "extended", "hit"]
+
+
+def test_times_of_another_gpu_are_not_used(timed: Timed, tmp_path: Path) -> None:
+    file = tmp_path / "kernels.timing"
+    file.write_bytes(OF_ANOTHER_GPU + b" a")
+    assert (timed(b"b"), file.read_bytes()) == ("missed", b"b")
+
+
+def test_what_another_process_measured_meanwhile_stays(timed: Timed, tmp_path: Path) -> None:
+    file = tmp_path / "kernels.timing"
+    timed(b"a")
+    outcome = timed(b"a", b"b", on_step=lambda phase: file.write_bytes(b"a c") and None)
+    assert (outcome, file.read_bytes()) == ("extended", b"a b c")
+
+
+def test_what_the_builder_refuses_is_said(
+    surface: Surface, compiled: Compile, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(IBuilderConfig, "add_optimization_profile", lambda self, profile: -1)
+        with pytest.raises(BuildError, match=r"refused an optimization profile of .*1, 8, 64"):
+            compiled(Build(surface, IMAGE))
+    if surface.backend == "tensorrt-rtx":
+        monkeypatch.setattr(IBuilderConfig, "set_compute_capability", lambda *_: False)
+        with pytest.raises(BuildError, match=r"refused compute capability 12\.0"):
+            compiled(Build(surface, IMAGE), compute_capabilities=("12.0",))
+
+
+def test_a_timing_cache_that_cannot_be_written_costs_no_engine(
     surface: Surface, compiled: Compile, tmp_path: Path
 ) -> None:
     if surface.backend == "tensorrt-rtx":
         pytest.skip("TensorRT-RTX measures no kernels")
-    outcomes = []
-    for kernels in ({b"a"}, {b"a"}, {b"b"}, {b"a", b"b"}):
-        timing = TimingCache(tmp_path / "kernels.timing")
-        compiled(Build(surface, IMAGE, kernels=frozenset(kernels)), timing=timing)
-        outcomes.append(timing.outcome)
-    assert outcomes == ["missed", "hit", "extended", "hit"]
+    (tmp_path / "file").touch()
+    timing = TimingCache(tmp_path / "file" / "kernels.timing")
+    assert compiled(Build(surface, IMAGE), timing=timing) == b"plan"
+
+
+def test_another_gpu_is_made_current_before_tensorrt_looks(
+    surface: Surface, compiled: Compile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    used: list[int] = []
+    monkeypatch.setattr(_cuda, "use_device", used.append)
+    compiled(Build(surface, IMAGE))
+    assert used == []  # TensorRT-RTX may have none
+    config = BuildConfig(surface.backend)
+    compile_engine(tmp_path / "model.onnx", config, lambda phase: None, device=1)
+    assert used == [1]
 
 
 def test_what_the_parser_refuses_is_told_with_its_node(surface: Surface, compiled: Compile) -> None:

@@ -79,6 +79,11 @@ def test_copies_go_both_ways() -> None:
         _cuda.copy_to_host(np.zeros(3, np.float32), 4096, invented(_cuda.Stream))
 
 
+def test_copies_stay_on_the_device() -> None:
+    with pytest.raises(BackendError, match="cudaMemcpyAsync failed"):
+        _cuda.copy_on_device(4096, 8192, 12, invented(_cuda.Stream))
+
+
 def test_the_driver_version_needs_no_driver() -> None:
     assert _cuda.driver_version() == "0.0"
 

@@ -9,9 +9,11 @@ from types import ModuleType
 
 import pytest
 
-from tests import simulated
+from tests import simulated, simulated_engine, simulated_rtx
 from tests.bindings import simulated_builder, test_door, test_surface
 from tests.bindings.surface import Surface
+
+SIMULATED = (simulated, simulated_engine, simulated_rtx, simulated_builder)
 
 
 def classes(module: ModuleType, surfaces: dict[str, Surface]) -> Iterator[type]:
@@ -34,9 +36,7 @@ def public_names(cls: type) -> set[str]:
     return {name for name in names if not name.startswith("_")}
 
 
-@pytest.mark.parametrize(
-    "module", [simulated, simulated_builder, test_door, test_surface], ids=lambda m: m.__name__
-)
+@pytest.mark.parametrize("module", [*SIMULATED, test_door, test_surface], ids=lambda m: m.__name__)
 def test_every_name_is_real(module: ModuleType, surfaces: dict[str, Surface]) -> None:
     found = list(classes(module, surfaces))
     assert found
@@ -46,7 +46,7 @@ def test_every_name_is_real(module: ModuleType, surfaces: dict[str, Surface]) ->
             assert any(surface.has(path) for surface in surfaces.values()), path
 
 
-@pytest.mark.parametrize("module", [simulated, simulated_builder], ids=lambda m: m.__name__)
+@pytest.mark.parametrize("module", SIMULATED, ids=lambda m: m.__name__)
 def test_methods_take_what_the_real_ones_take(
     module: ModuleType, surfaces: dict[str, Surface]
 ) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -90,6 +91,16 @@ def test_every_command_explains_itself(command: Command, name: str) -> None:
     done = command(name, "--help")
     assert done.code == 0
     assert done.out.splitlines()[2].strip()
+
+
+@pytest.mark.parametrize(
+    "words", [*([name] for name in COMMANDS), ["doctor", "why-slow"], ["cache", "clear"]]
+)
+def test_help_explains_every_option_in_words(command: Command, words: list[str]) -> None:
+    options = command(*words, "--help").out.partition("Options:\n")[2]
+    assert "<list[" not in options and "range>" not in options, "a type of Python's"
+    entries = re.split(r"\n  (?=-)", re.sub(r"\[.*?\]", "", options, flags=re.DOTALL))
+    assert [entry for entry in entries if not re.search(r"[\w`][.)]", entry)] == [], "no sentence"
 
 
 @pytest.mark.parametrize(

@@ -72,7 +72,6 @@ def test_every_option(command: Command, tmp_path: Path, tiny_run: Finished) -> N
     [
         (("--version-compatible",), "TensorRT 10.0 or newer has it"),
         (("--hardware-compatibility", "ampere-plus"), "name the GPUs in compute_capabilities"),
-        (("--optimization-level", "6"), "optimization_level in 0..5"),
         (("--batch", "2,1"), "expected 3 integers separated by commas"),
         (("--batch", "4,2,1"), "1 <= min <= opt <= max"),
         (("--compute-capability", "9.0"), "expected one of 7.5, 8.0"),
@@ -85,6 +84,33 @@ def test_refused_options(
     done = command("build", tiny_run.directory / "fp32.onnx", "--out", out, "-q", *options)
     assert message in done.refusal()
     assert not out.exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--optimization-level", "6"), "'--optimization-level': Input should be less than or eq"),
+        (("--workspace", "-1"), "'--workspace': Input should be greater than or equal to 0"),
+        (("--log", "."), "'--log': "),
+        (("--out", "."), "'--out': "),
+    ],
+)
+def test_usage_errors(
+    options: tuple[str, ...], message: str, command: Command, tmp_path: Path, empty_cache: Path
+) -> None:
+    done = command("build", "fp32.onnx", "--out", tmp_path / "engine.plan", *options)
+    assert (done.code, done.out) == (2, "")
+    assert message in done.err and "densenet-deploy build [OPTIONS]" in done.err
+
+
+def test_a_place_that_cannot_be_written_costs_no_build(
+    command: Command, tmp_path: Path, tiny_run: Finished, empty_cache: Path
+) -> None:
+    (tmp_path / "file").write_text("x")
+    out = tmp_path / "file" / "engine.plan"
+    message = command("build", tiny_run.directory / "fp32.onnx", *TINY, "--out", out).refusal()
+    assert str(tmp_path / "file") in message
+    assert not empty_cache.exists(), "nothing was built"
 
 
 @pytest.fixture(scope="module")
@@ -111,6 +137,8 @@ class Build:
             stderr=subprocess.PIPE,
             text=True,
             start_new_session=True,
+            # As a terminal starts it; a shell's background jobs, and so pytest as one, ignore it
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
         wait_for(lambda: log.is_file() and "Constructing optimization" in log.read_text(), 60)
         children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children")

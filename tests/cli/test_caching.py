@@ -36,7 +36,7 @@ def test_ls(command: Command, filled: Path) -> None:
     assert "1,1,1 and 2,3,4" in newest and "1,2,4" in oldest
     assert "tensorrt-rtx 1." in newest and " 8.6 " in newest and "tf32 true" in newest
     assert done.out.splitlines()[-1].startswith(f"{filled}: 2 engines (")
-    assert done.out.endswith("1 files of measured or compiled kernels (0.00 MB)\n")
+    assert done.out.endswith("1 file of measured or compiled kernels (0.00 MB)\n")
     told = json.loads(command("cache", "ls", "--json").out)
     assert told["cache"] == str(filled) and told["others"] == {"files": 1, "bytes": 5}
     sizes = [engine["bytes"] for engine in told["engines"]]
@@ -55,7 +55,7 @@ def test_clear(command: Command, filled: Path) -> None:
     freed = sum(path.stat().st_size for path in filled.rglob("*") if path.is_file())
     done = command("cache", "clear")
     assert done.out == (
-        f"{filled}: removed 2 engines and 1 files of measured or compiled kernels, "
+        f"{filled}: removed 2 engines and 1 file of measured or compiled kernels, "
         f"{freed / 1e6:.2f} MB\n"
     )
     assert entries(filled) == [] and kept_files(filled) == []

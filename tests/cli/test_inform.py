@@ -53,9 +53,9 @@ def test_doctor_gives_a_reason_for_everything_that_does_not_work(command: Comman
     assert told["environment"]["cores"] >= 1
     text = command("doctor").out
     for name, reason in told["run"].items():
-        assert f"run {name}: {'no, ' + reason if reason else 'yes'}\n" in text
+        assert f"run {name}: {'no: ' + reason if reason else 'yes'}\n" in text
     for name, reason in told["build"].items():
-        assert f"build {name} engines: {'no, ' + reason if reason else 'yes'}\n" in text
+        assert f"build {name} engines: {'no: ' + reason if reason else 'yes'}\n" in text
 
 
 def test_doctor_tells_versions_and_what_the_caches_hold(
@@ -72,7 +72,7 @@ def test_doctor_tells_versions_and_what_the_caches_hold(
     assert told["no_gpu"] == _cuda.why_no_device()
     text = command("doctor").out
     assert (f"GPU: {told['no_gpu']}\n" in text) == bool(told["no_gpu"])
-    assert f"cache: {tmp_path}, 0 engines, 0.0 MB\n" in text
+    assert f"cache: {tmp_path}, 0 engines, 0.00 MB\n" in text
 
 
 def test_doctor_lists_gpus(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:

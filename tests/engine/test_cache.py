@@ -351,6 +351,35 @@ def test_two_processes_at_once_both_succeed(tmp_path: Path) -> None:
     assert len(sizes) == 1 and len(entries(tmp_path)) == 1
 
 
+def test_tensorrt_compiles_for_the_gpu_that_is_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of two different ones in a machine; and a cache that takes no engine costs none."""
+    monkeypatch.setattr(_cuda, "device_name", lambda index: f"GPU {index}")
+    monkeypatch.setattr(_cuda, "compute_capability", lambda index: ("8.9", "9.0")[index])
+    monkeypatch.setattr(_cuda, "driver_version", lambda: "13.0")
+    monkeypatch.setattr(build, "engine_version", lambda backend: "11.4.0.106")
+    devices: list[int] = []
+
+    def compile_(model: Any, config: Any, track: Any, log: Path, *more: Any) -> tuple[bytes, str]:
+        devices.append(more[-1])
+        log.write_text("the log", encoding="utf-8")
+        return b"plan", ""
+
+    monkeypatch.setattr(build, "_compile", compile_)
+    config = BuildConfig("tensorrt")
+    built = build_widest(b"graph", config, cache=tmp_path, device=1)
+    assert (devices, built.compute_capabilities) == ([1], ("9.0",))
+    assert entries(tmp_path)[0].record.identity["target"]["gpu"] == "GPU 1"
+
+    def full(*arguments: Any) -> None:
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(cache, "store", full)
+    with pytest.warns(UserWarning, match="is not kept in .*: No space left"):
+        assert build_widest(b"graph", config, cache=tmp_path).plan == b"plan"
+
+
 def test_tensorrt_is_bound_to_its_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """No GPU is here: what it would say is given, and so is what it would compile."""
     facts = {"device_name": "NVIDIA L4", "compute_capability": "8.9"}
@@ -361,7 +390,7 @@ def test_tensorrt_is_bound_to_its_gpu(tmp_path: Path, monkeypatch: pytest.Monkey
     asked: list[Any] = []
 
     def compile_(
-        model: Any, config: Any, track: Any, log: Path, timing: Path | None
+        model: Any, config: Any, track: Any, log: Path, timing: Path | None, device: int
     ) -> tuple[bytes, str]:
         asked.append(timing)
         log.write_text("the log", encoding="utf-8")

@@ -64,6 +64,20 @@ def test_by_the_log_in_the_build_cache(
     assert cache.log_of(changed.read_bytes(), kept) is None
 
 
+def test_the_profile_is_the_one_asked_for(
+    built: tuple[Path, Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By every route that is open without a GPU; this engine has profile 0 alone."""
+    plan, log, kept = built
+    monkeypatch.setattr(inspected, "default_cache", lambda: kept)
+    exported = tmp_path / "layers.json"
+    exported.write_text(json_of_log(build_log(), separate=True), encoding="utf-8")
+    for path in (plan, log, exported):
+        assert inspect_engine(path, profile=0)
+        with pytest.raises(BuildError, match="the engine has no optimization profile 1"):
+            inspect_engine(path, profile=1)
+
+
 def test_without_a_route_the_error_says_how_to_open_one(built: tuple[Path, Path, Path]) -> None:
     plan, *_ = built
     with pytest.raises(BuildError) as caught:

@@ -238,6 +238,17 @@ def test_a_kernel_without_a_mark_is_of_its_graphs_profile() -> None:
     assert [layer.name for layer in tie(rows, 1).layers] == [rows[1].name, "__myl_Mul_myl1_1"]
 
 
+def test_a_layer_is_named_after_the_longest_node_its_name_begins_with() -> None:
+    sides = ((Tensor(name, "Half", (1, 8)),) for name in "ab")
+    row = Layer("conv10_U1_myl0_0", "correlation", "", *sides, ("conv1", "conv10", "conv100"))
+    (found,) = tie([row], 0).layers
+    assert found.module == "conv10"
+
+
+def test_half_bytes_are_rounded_up() -> None:
+    assert [Tensor("x", "Int4", (size,)).bytes for size in (0, 1, 2, 3)] == [0, 1, 1, 2]
+
+
 def test_kernels_name_what_they_fuse() -> None:
     found = engine("tensor")
     told = json.loads(json.dumps(found.kernels()))

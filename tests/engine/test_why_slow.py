@@ -193,6 +193,14 @@ def test_a_conversion_at_the_edge_is_the_callers() -> None:
     assert not edges and edges.precision == "INT8"
 
 
+def test_what_hardly_costs_is_not_told() -> None:
+    stem, copy, last = chain((CONV, "Float"), (COPY, "Float"), (CONV, "Float")).layers
+    for channels, told in ((8, True), (80_000, False)):
+        images = tuple(replace(one, shape=(1, channels, 4, 4)) for one in stem.inputs)
+        layers = EngineLayers((replace(stem, inputs=images), copy, last))
+        assert bool(why_slow(layers)) == told
+
+
 def test_unknown_sizes_are_said() -> None:
     (first, *rest) = chain(*STEM, *TAIL).layers
     wide = replace(first.inputs[0], shape=(1, 8, -1, 4))

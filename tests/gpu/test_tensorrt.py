@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +14,12 @@ import pytest
 from densenet_deploy import _cuda, _tensorrt
 from densenet_deploy.bundle import EngineRecord, open_bundle, write_manifest
 from densenet_deploy.engine.build import build_widest
-from densenet_deploy.errors import BackendError, BuildError
+from densenet_deploy.engine.inspector import read_engine
+from densenet_deploy.errors import BackendError
 from densenet_deploy.recipe import BuildConfig, EngineBackend, Precision, RunConfig
-from densenet_deploy.runtime import why_unavailable
 from densenet_deploy.runtime.runner import Array
 from densenet_deploy.runtime.tensorrt import EngineRunner, open_plan
+from tests.gpu.conftest import why_no_engine
 
 pytestmark = [pytest.mark.gpu, pytest.mark.timeout(1800)]  # engines are compiled here
 ONE, BUCKETS = ((1, 8, 64),), ((1, 1, 1), (2, 4, 8), (9, 16, 32))
@@ -28,7 +30,7 @@ Open = Callable[..., EngineRunner]
 
 @pytest.fixture(scope="module", params=["tensorrt-rtx", "tensorrt"])
 def backend(request: pytest.FixtureRequest) -> EngineBackend:
-    if reason := why_unavailable(request.param):
+    if reason := why_no_engine(request.param):
         pytest.skip(f"{request.param} cannot run here: {reason}")
     return request.param
 
@@ -46,7 +48,7 @@ def opened(backend: EngineBackend, fashion_bundle: Path) -> Open:
             how = BuildConfig(
                 backend, profiles, targets(backend), (), weights=weights, timing_cache=False
             )
-            made[key] = compiled(bundle.model(precision, backend), how)
+            made[key] = build_widest(bundle.model(precision, backend), how)
         built = made[key]
         record = EngineRecord(
             file="",
@@ -66,28 +68,10 @@ def opened(backend: EngineBackend, fashion_bundle: Path) -> Open:
 
 
 def targets(backend: EngineBackend) -> tuple[str, ...]:
-    """This GPU, where TensorRT-RTX names it; otherwise none: everything from Ampere on.
-
-    It names no 9.0 and 10.0, for example.
-    """
-    capability = _cuda.compute_capability(0)
+    """This GPU, for TensorRT-RTX; TensorRT is told none, since it compiles for what it finds."""
     if backend == "tensorrt":
-        return (capability,)
-    try:
-        _tensorrt.compute_capability(_tensorrt.load(backend), capability)
-    except BuildError:
-        return ()
-    return (capability,)
-
-
-def compiled(model: Path, how: BuildConfig) -> Any:
-    try:
-        return build_widest(model, how)
-    except BuildError as error:
-        if how.backend == "tensorrt-rtx" and not how.compute_capabilities:
-            capability = _cuda.compute_capability(0)
-            pytest.skip(f"TensorRT-RTX has no target for compute capability {capability}: {error}")
-        raise
+        return BuildConfig().compute_capabilities
+    return (_cuda.compute_capability(0),)
 
 
 @pytest.fixture(scope="module")
@@ -237,7 +221,7 @@ def test_a_stripped_engine_refuses_other_weights(
     path.write_bytes(graph.SerializeToString())
     other = write_manifest(damaged, bundle.manifest)
     how = BuildConfig(backend, ONE, targets(backend), (), weights="stripped", timing_cache=False)
-    built = compiled(open_bundle(damaged).model("fp32", backend), how)
+    built = build_widest(open_bundle(damaged).model("fp32", backend), how)
     record = EngineRecord(
         "", backend, "fp32", built.version, ONE, built.compute_capabilities, weights="stripped"
     )
@@ -255,3 +239,69 @@ def test_a_damaged_plan_is_an_error_and_no_crash(
         open_plan(bundle, backend, "fp32", b"garbage" * 100, record, RunConfig())
     with opened() as runner:  # and the device still works
         assert np.isfinite(runner.logits(images[:3])).all()
+
+
+def test_kernel_times_are_measured_once(
+    backend: EngineBackend, fashion_bundle: Path, tmp_path: Path
+) -> None:
+    """The second build, of another engine, finds those of the first; the third is no build."""
+    if backend == "tensorrt-rtx":
+        pytest.skip("TensorRT-RTX measures no kernels")
+    model = open_bundle(fashion_bundle).model("fp16", backend)
+    how = BuildConfig(backend, ONE, targets(backend), ())
+    other = replace(how, profiling_verbosity="none")
+    built = [build_widest(model, config, cache=tmp_path) for config in (how, other, how)]
+    assert [one.cached for one in built] == [False, False, True]
+    assert built[0].timing_cache == "missed" and built[1].timing_cache in ("hit", "extended")
+    assert built[2].plan == built[0].plan
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
+def test_the_inspector_names_the_layers(
+    opened: Open, backend: EngineBackend, fashion_bundle: Path, precision: Precision
+) -> None:
+    """On a device, by TensorRT's own inspector, for each profile."""
+    how = BuildConfig(backend, BUCKETS, targets(backend), (), timing_cache=False)
+    plan = build_widest(open_bundle(fashion_bundle).model(precision, backend), how).plan
+    for profile in range(len(BUCKETS)):
+        layers = read_engine(plan, backend, profile=profile)
+        convolutions = layers.of("convolution").layers
+        assert convolutions and layers.bytes_in and layers.bytes_out
+        assert any("denseblock1.denselayer1" in name for name in layers.parts())
+        assert any(layer.reads_int8 for layer in convolutions) == (precision == "int8")
+
+
+def test_an_engine_for_later_versions_and_gpus_runs_here(
+    backend: EngineBackend, fashion_bundle: Path, golden: tuple[Array, Array]
+) -> None:
+    """Version compatible: it brings a small runtime of its own. Portable from Ampere on."""
+    if backend == "tensorrt-rtx":
+        pytest.skip("TensorRT-RTX has neither")
+    if float(_cuda.compute_capability(0)) < 8:
+        pytest.skip("portable engines run from Ampere on")
+    bundle = open_bundle(fashion_bundle)
+    options: dict[str, Any] = {"hardware_compatibility": "ampere-plus", "version_compatible": True}
+    how = BuildConfig(backend, ONE, targets(backend), (), timing_cache=False, **options)
+    built = build_widest(bundle.model("fp32", backend), how)
+    record = EngineRecord(
+        "", backend, "fp32", built.version, ONE, built.compute_capabilities, **options
+    )
+    with open_plan(bundle, backend, "fp32", built.plan, record, RunConfig()) as runner:
+        assert np.abs(runner.logits(golden[0]) - golden[1]).max() <= DISTANCE["fp32"]
+
+
+def test_closing_gives_the_memory_back(opened: Open, images: Array) -> None:
+    """All of it, to 2 MiB, the step of CUDA's own count; the first one also loads kernels."""
+    runtime = pytest.importorskip("cuda.bindings.runtime")
+
+    def free() -> int:
+        with opened(BUCKETS, contexts=2) as runner:
+            for size in (1, 8, 32, 70):
+                runner.logits(images[:size])
+        status, left, _ = runtime.cudaMemGetInfo()
+        assert status == runtime.cudaError_t.cudaSuccess
+        return int(left)
+
+    free()
+    left = [free() for _ in range(20)]
+    assert left[0] - left[-1] <= 2 * 2**20, left

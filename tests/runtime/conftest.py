@@ -5,19 +5,42 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
+import numpy as np
+import onnxruntime
 import pytest
 
 from densenet_deploy.bundle import Bundle, EngineRecord
 from densenet_deploy.recipe import Precision, RunConfig
 from densenet_deploy.runtime import tensorrt
+from densenet_deploy.runtime.runner import Array
 from densenet_deploy.runtime.tensorrt import EngineRunner
 from tests.bindings.surface import Surface
 from tests.simulated import bindings, make_plan
 from tests.simulated_cuda import Cuda
 
 Open = Callable[..., EngineRunner]
+
+
+def close(found: Array, expected: Array) -> None:
+    """To what fp32 kernels may differ in."""
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-4)
+
+
+@pytest.fixture(scope="module")
+def images() -> Array:
+    """More than the largest profile holds."""
+    return np.random.default_rng(0).standard_normal((70, 1, 28, 28)).astype(np.float32)
+
+
+@pytest.fixture(scope="module")
+def expected(images: Array, fashion_bundle: Path) -> Array:
+    """ONNX Runtime's own answers, row by row, without any of our code."""
+    session = onnxruntime.InferenceSession(fashion_bundle / "fp32.onnx")
+    rows = [session.run(None, {"images": row[None]})[0] for row in images]
+    return np.concatenate(rows)
 
 
 @pytest.fixture

@@ -14,7 +14,8 @@ import pytest
 from densenet_deploy import _cuda, _tensorrt
 from densenet_deploy.bundle import Bundle, EngineRecord, write_manifest
 from densenet_deploy.classifier import classify
-from densenet_deploy.errors import BackendError, BundleError
+from densenet_deploy.engine import options
+from densenet_deploy.errors import BackendError, BuildError, BundleError
 from densenet_deploy.recipe import RunConfig
 from densenet_deploy.runtime import fallback, open_runner, why_unavailable
 from densenet_deploy.runtime.fallback import open_with_fallback, rebuild_config
@@ -65,6 +66,22 @@ def test_without_a_fallback_nothing_else_runs(bundle: Bundle) -> None:
     with pytest.raises(BackendError) as caught:
         open_with_fallback(bundle, "tensorrt", "fp32")
     assert str(caught.value) == str(plain.value)
+
+
+def test_a_rebuild_that_fails_makes_way(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The shipped bundle has no engines, so that its engine does not run anywhere."""
+
+    def refuse(*_: Any, **__: Any) -> Any:
+        raise BuildError("no kernel fits")
+
+    monkeypatch.setattr(fallback, "_rebuilt", refuse)
+    said: list[str] = []
+    ways = ("rebuild", "onnxruntime")
+    with open_with_fallback(
+        bundle, "tensorrt-rtx", "fp32", fallback=ways, say=said.append
+    ) as runner:
+        assert runner.backend == "onnxruntime"
+    assert said[1:] == ["rebuild: no kernel fits.", "fp32 runs on onnxruntime"]
 
 
 @no_gpu
@@ -130,11 +147,45 @@ def test_a_rebuild_is_for_this_device_and_library_alone(bundle: Bundle) -> None:
     changed = dataclasses.replace(bundle, manifest=manifest)
     own = rebuild_config(changed, "tensorrt", "8.9")
     assert (own.backend, own.profiles, own.optimization_level) == ("tensorrt", ((1, 4, 16),), 5)
-    assert (own.compute_capabilities, own.optional_compute_capabilities) == (("8.9",), ())
     assert (own.hardware_compatibility, own.version_compatible) == ("none", False)
     assert own.weights == "embedded"
     other = rebuild_config(changed, "tensorrt-rtx", "8.9")
     assert (other.profiles, other.optimization_level) == (((1, 4, 16),), 3)
+    assert (other.compute_capabilities, other.optional_compute_capabilities) == (("8.9",), ())
+
+
+def test_contexts_are_asked_of_engines_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A backend that was asked for itself may refuse them; one that steps in has one."""
+    asked: list[tuple[str, int]] = []
+
+    def refuse(bundle: Any, way: str, precision: Any, threads: int, config: RunConfig) -> Runner:
+        asked.append((way, config.contexts))
+        raise BackendError("no")
+
+    monkeypatch.setattr(fallback, "open_runner", refuse)
+    two, ways = RunConfig(contexts=2), ("tensorrt-rtx", "onnxruntime-cuda")
+    for backend in ("tensorrt", "onnxruntime-cuda"):
+        with pytest.raises(BackendError):
+            open_with_fallback(None, backend, "fp32", 0, two, ways, lambda _: None)  # type: ignore[arg-type]
+    engines = [("tensorrt", 2), ("tensorrt-rtx", 2), ("onnxruntime-cuda", 1)]
+    assert asked == [
+        *engines,
+        ("onnxruntime-cuda", 2),
+        ("tensorrt-rtx", 2),
+        ("onnxruntime-cuda", 2),
+    ]
+
+
+@pytest.mark.parametrize("backend", ["tensorrt", "tensorrt-rtx"])
+@pytest.mark.parametrize("of", ["tensorrt", "tensorrt-rtx"])
+def test_a_rebuild_asks_for_nothing_the_builder_refuses(
+    bundle: Bundle, backend: Any, of: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_cuda, "why_no_device", lambda: "")
+    recipe = {**bundle.manifest.recipe, "build": {"backend": of}}
+    manifest = dataclasses.replace(bundle.manifest, recipe=recipe)
+    config = rebuild_config(dataclasses.replace(bundle, manifest=manifest), backend, "9.0")
+    options.check(config, backend, {"tensorrt": "10.0", "tensorrt-rtx": "1.4"}[backend])
 
 
 def test_a_rebuild_compiles_the_bundles_own_graph_once(

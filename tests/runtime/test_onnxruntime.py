@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import gc
+import os
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +22,10 @@ from densenet_deploy.runtime.binding import BoundSession
 class HostOptions(ort.SessionOptions):
     """Session options that allow the CPU, which stands for the device here."""
 
+    told: tuple[str, str] = ("", "")
+
     def add_session_config_entry(self, key: str, value: str) -> None:
-        assert (key, value) == ("session.disable_cpu_ep_fallback", "1")
+        self.told = (key, value)
 
 
 @pytest.fixture
@@ -30,6 +35,7 @@ def sessions(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[dict[str, 
     real = module._open
 
     def spy(path: Path, backend: str, options: Any, settings: dict[str, str]) -> Any:
+        assert options.told == ("session.disable_cpu_ep_fallback", "1")
         opened.append(settings)
         return real(path, "onnxruntime", options, {})
 
@@ -83,6 +89,69 @@ def test_without_a_cache_no_batch_size_compiles_its_own_engine(
         for size in (1, 2, 3):
             runner.logits(np.zeros((size, 1, 28, 28), np.float32))
     assert [settings["trt_cuda_graph_enable"] for settings in sessions] == ["0"]
+
+
+@pytest.mark.parametrize(("users", "found"), [(None, "0"), ("1", "1")])
+def test_tf32_is_off_for_tensorrt_unless_the_user_decides(
+    bundle: Bundle,
+    sessions: list[dict[str, str]],
+    monkeypatch: pytest.MonkeyPatch,
+    users: str | None,
+    found: str,
+) -> None:
+    """By the one thing that turns it off there, and before the library that reads it is loaded."""
+    if users is None:
+        monkeypatch.delenv("NVIDIA_TF32_OVERRIDE")
+    else:
+        monkeypatch.setenv("NVIDIA_TF32_OVERRIDE", users)
+    module.open_model(bundle, "onnxruntime-cuda", "fp32", 1, RunConfig(device=1)).close()
+    assert os.environ.get("NVIDIA_TF32_OVERRIDE") == users, "an option of its own there"
+    module.open_model(bundle, "onnxruntime-tensorrt", "fp32", 1, RunConfig(device=1)).close()
+    assert os.environ["NVIDIA_TF32_OVERRIDE"] == found
+
+
+@pytest.mark.parametrize("backend", ["onnxruntime-cuda", "onnxruntime-tensorrt"])
+def test_closing_frees_the_sessions(
+    bundle: Bundle,
+    sessions: list[dict[str, str]],
+    monkeypatch: pytest.MonkeyPatch,
+    backend: str,
+) -> None:
+    """Also while somebody still has the runner, as a server that waits for its last request."""
+    alive: list[weakref.ref[Any]] = []
+    spied = module._open
+
+    def spy(*arguments: Any) -> Any:
+        session = spied(*arguments)
+        alive.append(weakref.ref(session))
+        return session
+
+    monkeypatch.setattr(module, "_open", spy)
+    runner = module.open_model(bundle, backend, "fp32", 1, RunConfig(device=1))
+    for size in (1, 2, 1):
+        runner.logits(np.zeros((size, 1, 28, 28), np.float32))
+    runner.close()
+    gc.collect()
+    assert alive and not any(session() for session in alive)
+
+
+def test_requests_at_once_are_refused(bundle: Bundle, sessions: list[dict[str, str]]) -> None:
+    for backend in ("onnxruntime-cuda", "onnxruntime-tensorrt"):
+        with pytest.raises(BackendError, match=f"{backend} cannot run 2 requests at once"):
+            module.open_model(bundle, backend, "fp32", 1, RunConfig(device=1, contexts=2))
+    assert sessions == []
+
+
+def test_a_provider_that_steps_aside_is_an_error(
+    bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """ONNX Runtime's own way to say that CUDA did not load: a session on the CPU."""
+    real = ort.InferenceSession
+    on_host = {"providers": ["CPUExecutionProvider"]}
+    monkeypatch.setattr(ort, "InferenceSession", lambda *given, **_: real(*given, **on_host))
+    refused = pytest.raises(BackendError, match="onnxruntime-cuda fell back to CPUExecutionProvi")
+    with refused:
+        module._open(bundle.model("fp32"), "onnxruntime-cuda", ort.SessionOptions(), {})
 
 
 def test_the_profile_is_the_bundles(bundle: Bundle, sessions: list[dict[str, str]]) -> None:

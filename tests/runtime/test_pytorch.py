@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -130,6 +131,22 @@ def test_a_build_for_cpus_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     assert runtime.why_unavailable("pytorch") == ""
     versions["torch"] = "2.14.1+cu130"
     assert runtime.why_unavailable("pytorch-cuda") == ""
+
+
+def test_shapes_of_one_runner_do_not_count_for_the_next(
+    one_thread: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Three of six shapes each; torch compiles eight of a function before it gives up."""
+    real = torch.compile
+
+    def quickly(run: Any, mode: str, **options: Any) -> Any:
+        return real(run, backend="eager", **options)
+
+    monkeypatch.setattr(torch, "compile", quickly)
+    for half in (False, True, False):
+        compiled = module.forward(small_model(), FORMS["pytorch-cuda-compile"], CPU, half)
+        for size in (1, 2, 3, 4, 8, 64):
+            assert len(compiled(np.zeros((size, 1, 12, 12), np.float32))) == size
 
 
 def test_a_missing_compiler_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -4,42 +4,26 @@ from __future__ import annotations
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
-import onnxruntime
 import pytest
 
 from densenet_deploy.bundle import Bundle, EngineRecord, TensorRecord, open_bundle, write_manifest
 from densenet_deploy.errors import BackendError
+from densenet_deploy.recipe import RunConfig
 from densenet_deploy.runtime.runner import Array
 from tests.bindings.surface import Surface
-from tests.runtime.conftest import Open
+from tests.runtime.conftest import Open, close
+from tests.runtime.on_device import on_device
 from tests.simulated import make_plan
 from tests.simulated_cuda import Cuda
+from tests.simulated_engine import ICudaEngine
 
 BUCKETS = ((1, 1, 1), (2, 4, 8), (9, 16, 32))
-
-
-@pytest.fixture(scope="module")
-def images() -> Array:
-    return np.random.default_rng(0).standard_normal((70, 1, 28, 28)).astype(np.float32)
-
-
-@pytest.fixture(scope="module")
-def expected(images: Array, fashion_bundle: Any) -> Array:
-    """ONNX Runtime's own answers, row by row, without any of our code."""
-    session = onnxruntime.InferenceSession(fashion_bundle / "fp32.onnx")
-    rows = [session.run(None, {"images": row[None]})[0] for row in images]
-    return np.concatenate(rows)
-
-
-def close(found: Array, expected: Array) -> None:
-    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-4)
 
 
 @pytest.mark.parametrize("precision", ["fp32", "int8"])
@@ -180,101 +164,6 @@ def test_a_failed_request_does_not_spoil_the_next(
             close(runner.logits(images[:3]), expected[:3])
 
 
-class on_device:
-    """An array on the simulated GPU, as other libraries offer theirs; filled on its own stream."""
-
-    def __init__(self, values: Any, **interface: Any) -> None:
-        from densenet_deploy import _cuda
-
-        self._values = np.asarray(values, np.float32)
-        self._changes, self._cuda = interface, _cuda
-
-    def __enter__(self) -> Any:
-        self._cuda.use_device(0)
-        self._made = ExitStack()
-        with ExitStack() as made:
-            buffer = made.enter_context(self._cuda.DeviceBuffer(self._values.nbytes))
-            self._stream = made.enter_context(self._cuda.Stream())
-            self._host = made.enter_context(self._cuda.PinnedBuffer(self._values.shape))
-            self._host.array[:] = self._values
-            self._cuda.copy_to_device(buffer.handle, self._host.array, self._stream)
-            self._made = made.pop_all()
-        self.stream = self._stream.handle
-        self.__cuda_array_interface__ = {
-            "shape": self._values.shape,
-            "typestr": "<f4",
-            "data": (buffer.handle, False),
-            "strides": None,
-            "version": 3,
-            "stream": self.stream,
-        } | self._changes
-        return self
-
-    def read(self) -> Array:
-        address = self.__cuda_array_interface__["data"][0]
-        self._cuda.copy_to_host(self._host.array, address, self._stream)
-        self._stream.synchronize()
-        return self._host.array.copy()
-
-    def __exit__(self, *_: Any) -> None:
-        with self._made:
-            self._stream.synchronize()
-
-
-def test_arrays_on_the_device_are_not_copied(
-    opened: Open, images: Array, expected: Array, cuda: Cuda
-) -> None:
-    """Ordered by events alone: nothing here waits before the answer is read."""
-    with opened(BUCKETS) as runner:
-        for rows in (8, 1, 32, 64):  # 64 in two pieces
-            with on_device(images[:rows]) as given, on_device(np.zeros((rows, 10))) as taken:
-                cuda.calls.clear()
-                runner.run_device({"images": given}, {"logits": taken}, taken.stream)
-                names = {name for name, _ in cuda.calls}
-                assert not names & {"cudaMemcpyAsync", "cudaStreamSynchronize"}
-                close(taken.read(), expected[:rows])
-        close(runner.logits(images[:3]), expected[:3])
-    assert not cuda.live
-
-
-@pytest.mark.parametrize(
-    ("given", "taken", "message"),
-    [
-        ({"typestr": "<f8"}, {}, "'images' holds <f8; expected float32"),
-        ({"shape": (3, 1, 28, 27)}, {}, r"'images' has shape \(3, 1, 28, 27\)"),
-        ({"strides": (4, 4, 4, 4)}, {}, "C-contiguous"),
-        ({"data": (16, False)}, {}, "'images' is in host memory"),
-        ({}, {"data": (16, True)}, "'logits' is read-only"),
-        ({}, {"shape": (2, 10)}, r"'logits' has shape \(2, 10\)"),
-        ({"mask": 1}, {}, "without a mask"),
-    ],
-)
-def test_wrong_device_arrays(
-    opened: Open, cuda: Cuda, given: Any, taken: Any, message: str
-) -> None:
-    with (
-        opened() as runner,
-        on_device(np.zeros((3, 1, 28, 28)), **given) as images,
-        on_device(np.zeros((3, 10)), **taken) as logits,
-        pytest.raises(BackendError, match=message),
-    ):
-        runner.run_device({"images": images}, {"logits": logits})
-
-
-def test_what_is_no_device_array(opened: Open, images: Array) -> None:
-    out = np.zeros((3, 10), np.float32)
-    with opened(((4, 4, 8),)) as runner:
-        with pytest.raises(BackendError, match="'images' is in host memory; expected memory of th"):
-            runner.run_device({"images": images[:3]}, {"logits": out})  # DLPack, of the host
-        with pytest.raises(BackendError, match="'images' is a list; expected an array on the GPU"):
-            runner.run_device({"images": [1.0]}, {"logits": out})
-        with pytest.raises(BackendError, match="arrays pixels; expected 'images'"):
-            runner.run_device({"pixels": out}, {"logits": out})
-        refused = pytest.raises(BackendError, match="no profile holds 3 rows")
-        with on_device(images[:3]) as given, on_device(out) as taken, refused:
-            runner.run_device({"images": given}, {"logits": taken})
-
-
 def test_another_profile_or_dtype_than_the_manifest_says(opened: Open, bundle: Bundle) -> None:
     graph = bundle.model("fp32", "tensorrt").read_bytes()
     with pytest.raises(BackendError, match="'images' is HALF, the manifest says float32"):
@@ -284,6 +173,29 @@ def test_another_profile_or_dtype_than_the_manifest_says(opened: Open, bundle: B
     renamed = replace(bundle.manifest, output=TensorRecord("scores", "float32", ("N", 10)))
     with pytest.raises(BackendError, match=r"output 'logits'; expected .*output 'scores'"):
         opened(of=replace(bundle, manifest=renamed))
+    wider = replace(bundle.manifest, output=TensorRecord("logits", "float32", ("N", 11)))
+    with pytest.raises(BackendError, match=r"'logits' has shape .*10.*, the manifest says .*11"):
+        opened(of=replace(bundle, manifest=wider))
+
+
+def test_an_output_that_is_not_on_the_device(
+    opened: Open, surface: Surface, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    host = surface.enum("TensorLocation").HOST
+    monkeypatch.setattr(ICudaEngine, "get_tensor_location", lambda self, name: host)
+    with pytest.raises(BackendError, match="'logits' is on the HOST, not the DEVICE"):
+        opened()
+
+
+def test_a_static_engine_has_one_profile(
+    opened: Open, bundle: Bundle, surface: Surface, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Asked for its profiles, a real one without dynamic inputs has none to tell."""
+    shapes = {"images": (4, 1, 28, 28), "logits": (4, 10)}
+    monkeypatch.setattr(ICudaEngine, "get_tensor_shape", lambda self, name: shapes[name])
+    monkeypatch.setattr(ICudaEngine, "get_tensor_profile_shape", None)
+    with opened(((4, 4, 4),)) as runner:
+        assert runner.profiles == ((4, 4, 4),)
 
 
 def test_a_plan_that_cannot_be_loaded(opened: Open, surface: Surface, cuda: Cuda) -> None:
@@ -321,9 +233,89 @@ def test_a_refit_with_other_weights_is_noticed(
     assert not cuda.live
 
 
+def test_an_engine_that_takes_no_weights(opened: Open, cuda: Cuda) -> None:
+    """The manifest says stripped, the engine is not."""
+    with pytest.raises(BackendError, match="takes no other weights"):
+        opened(how={"weights": "embedded"}, record={"weights": "stripped"})
+    assert not cuda.live
+
+
+def test_a_version_compatible_plan_may_bring_its_runtime(
+    opened: Open, images: Array, expected: Array
+) -> None:
+    """Code in a plan runs only where the manifest says that this one has some."""
+    with pytest.raises(BackendError, match="cannot load"):
+        opened(how={"host_code": True})
+    with opened(how={"host_code": True}, record={"version_compatible": True}) as runner:
+        close(runner.logits(images[:3]), expected[:3])
+
+
 def test_a_refit_without_all_weights(opened: Open, cuda: Cuda) -> None:
     with pytest.raises(BackendError, match=r"fp32.onnx lacks weights of the engine: norm9.weight"):
         opened(how={"weights": "stripped", "names": ["classifier.weight", "norm9.weight"]})
+    assert not cuda.live
+
+
+@pytest.mark.parametrize("cuda_graph", [True, False])
+@pytest.mark.parametrize("dynamic_shapes", ["lazy", "eager", "none"])
+def test_how_tensorrt_rtx_is_told_to_run(
+    opened: Open,
+    images: Array,
+    cuda: Cuda,
+    surface: Surface,
+    cuda_graph: bool,
+    dynamic_shapes: str,
+) -> None:
+    """Contexts are made, and kernels compiled, before the first request."""
+    if surface.backend == "tensorrt":
+        pytest.skip("TensorRT has no such strategies")
+    with opened(contexts=2, cuda_graph=cuda_graph, dynamic_shapes=dynamic_shapes) as runner:
+        made = [args[0] for name, args in cuda.calls if name == "create_execution_context"]
+        cuda.calls.clear()
+        runner.logits(images[:2])
+        assert len(made) == 2
+        assert "create_execution_context" not in [name for name, _ in cuda.calls]
+    for settings in made:
+        shapes = settings.dynamic_shapes_kernel_specialization_strategy
+        assert shapes.name == dynamic_shapes.upper()
+        captures = settings.cuda_graph_strategy  # untouched: NVIDIA's default is none
+        assert captures.name == "WHOLE_GRAPH_CAPTURE" if cuda_graph else captures is None
+
+
+def test_another_device_than_the_first(opened: Open, images: Array, cuda: Cuda) -> None:
+    with opened(device=1) as runner:
+        runner.logits(images[:2])
+        with on_device(images[:2]) as given, on_device(np.zeros((2, 10))) as taken:
+            with pytest.raises(BackendError, match="'images' is on GPU 0; expected GPU 1"):
+                runner.run_device({"images": given}, {"logits": taken})
+            cuda.calls.clear()
+    chosen = [args for name, args in cuda.calls if name == "cudaSetDevice"]
+    assert chosen == [(1,)]
+
+
+def test_contexts_are_made_one_after_the_other(
+    opened: Open, images: Array, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """TensorRT does not promise that threads may make them of one engine at once."""
+    real, inside = ICudaEngine.create_execution_context, []
+
+    def slowly(self: ICudaEngine, how: Any = None) -> Any:
+        inside.append(how)
+        assert len(inside) == 1
+        threading.Event().wait(0.02)
+        inside.pop()
+        return real(self, how)
+
+    monkeypatch.setattr(ICudaEngine, "create_execution_context", slowly)
+    with opened(contexts=4) as runner, ThreadPoolExecutor(4) as threads:
+        list(threads.map(lambda rows: runner.logits(images[:rows]), range(1, 9)))
+
+
+def test_any_thread_closes(opened: Open, images: Array, cuda: Cuda) -> None:
+    runner = opened(contexts=2)
+    runner.logits(images[:2])
+    with ThreadPoolExecutor(1) as other:
+        other.submit(runner.close).result()
     assert not cuda.live
 
 
@@ -343,7 +335,7 @@ def test_kernels_compiled_on_the_device_are_kept(opened: Open, surface: Surface)
 
 
 def test_the_bundle_s_engine_for_this_device_is_opened(
-    opened: Open, surface: Surface, damaged: Path, images: Array, expected: Array
+    opened: Open, surface: Surface, damaged: Path, images: Array, expected: Array, cuda: Cuda
 ) -> None:
     """From `open_runner` on, whose checks see the simulated GPU too."""
     from densenet_deploy import runtime
@@ -361,3 +353,10 @@ def test_the_bundle_s_engine_for_this_device_is_opened(
         ) as runner:
             close(runner.logits(images), expected)
             assert runner.profiles == ((1, 2, 4),)
+        cuda.calls.clear()
+        second = RunConfig(device=1)
+        runtime.open_runner(
+            write_manifest(damaged, manifest), surface.backend, "fp32", config=second
+        ).close()
+    asked = {args[1] for name, args in cuda.calls if name == "cudaDeviceGetAttribute"}
+    assert asked == {1}, "what fits the first device may not fit this one"
