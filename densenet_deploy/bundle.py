@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from densenet_deploy import schema
 from densenet_deploy.errors import BundleError
-from densenet_deploy.files import replacing_file, sha256
+from densenet_deploy.files import FileRecord, replacing_file, sha256
 from densenet_deploy.preprocess import Preprocessing
 from densenet_deploy.recipe import (
     PRECISIONS,
@@ -33,14 +33,6 @@ from densenet_deploy.recipe import (
 SCHEMA_VERSION = 2
 MANIFEST = "manifest.json"
 _MAX_MANIFEST_BYTES = 16 * 2**20
-
-
-@dataclass(frozen=True)
-class FileRecord:
-    """Size in bytes and SHA-256 of one file."""
-
-    bytes: int
-    sha256: str
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Writing without losing earlier work: a temporary sibling first, then one rename."""
+"""Files: written without losing earlier work (a temporary sibling, then one rename), and hashed."""
 
 from __future__ import annotations
 
@@ -8,9 +8,18 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 from densenet_deploy.errors import DeployError
+
+
+@dataclass(frozen=True)
+class FileRecord:
+    """Size in bytes and SHA-256 of one file."""
+
+    bytes: int
+    sha256: str
 
 
 @contextmanager

@@ -255,6 +255,7 @@ def build_settings(onnx_file: Path, config: BuildConfig) -> BuildConfig:
     """
     try:
         model = ir.load(onnx_file)
+        model.graph.outputs[0]  # an empty file is a valid protobuf
     except Exception as error:  # protobuf's and others
         reason = type(error).__name__
         raise GraphError(f"{onnx_file} is not a valid ONNX model ({reason})") from None

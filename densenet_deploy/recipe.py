@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -236,8 +237,10 @@ class BuildConfig:
             raise ValueError("profiles must hold at least one (min, opt, max)")
         for profile in self.profiles:
             _check_batch(profile)
-        if self.workspace_mib < 0 or not 0 <= self.optimization_level <= 5:
-            raise ValueError("workspace_mib must not be negative, optimization_level in 0..5")
+        if self.workspace_mib < 0:
+            raise ValueError("workspace_mib must not be negative")
+        if not 0 <= self.optimization_level <= 5:
+            raise ValueError("optimization_level must be in 0..5")
 
     @property
     def batch(self) -> tuple[int, int]:
@@ -325,8 +328,10 @@ class BenchConfig:
     threads: int = 0
 
     def __post_init__(self) -> None:
-        if not self.batch_sizes or min(self.batch_sizes) < 1 or self.seconds <= 0:
-            raise ValueError("batch_sizes and seconds must be positive")
+        if not self.batch_sizes or min(self.batch_sizes) < 1:
+            raise ValueError("batch_sizes must be positive, and at least one")
+        if not 0 < self.seconds < math.inf:
+            raise ValueError("seconds must be positive and finite")
         if self.threads < 0:
             raise ValueError("threads must not be negative")
 

@@ -233,8 +233,8 @@ def test_all_problems_are_reported_with_their_places(tmp_path: Path) -> None:
         ({"export": {"opset": 19}}, "export: opset 19 must be 20 or newer"),
         ({"quantize": {"batch_size": 0}}, "quantize: images and seed must not be negative and"),
         ({"verify": {"tolerances": {"fp8": {}}}}, "verify: unknown precision fp8 in tolerances"),
-        ({"bench": {"batch_sizes": []}}, "bench: batch_sizes and seconds must be positive"),
-        ({"bench": {"seconds": 0}}, "bench: batch_sizes and seconds must be positive"),
+        ({"bench": {"batch_sizes": []}}, "bench: batch_sizes must be positive, and at least one"),
+        ({"bench": {"seconds": 0}}, "bench: seconds must be positive and finite"),
         ({"bench": {"threads": -1}}, "bench: threads must not be negative"),
     ],
 )

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sys
+import warnings
+from typing import Any
 
 import typer
 
@@ -64,8 +66,14 @@ def options(
     """Options of every command."""
 
 
+def _warn(message: Warning | str, *_place: Any, **_more: Any) -> None:
+    """A warning is a sentence: where in the code it came from tells a user nothing."""
+    typer.echo(f"warning: {message}", err=True)
+
+
 def main() -> None:
     """Runs the command line. Exit 0 pass, 1 failed check, 2 usage or bad input, 130 Ctrl-C."""
+    warnings.showwarning = _warn
     try:
         app()
     except DeployError as error:

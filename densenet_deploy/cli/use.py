@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import json as jsonlib
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import cache, partial
 from pathlib import Path
 from typing import Annotated, Any
@@ -79,7 +80,7 @@ def verify(
     images = data.load(whole(recipe.data, full, data_dir), "test", opened.manifest.preprocessing)
     wanted, ways, track = _precisions(opened, precision), _fallback(fallback), tracker(quiet)
     if backend and ways:  # one that cannot run makes way, and says so
-        chosen, skipped = backend, []
+        chosen, skipped = list(dict.fromkeys(backend)), []
     else:
         selection = select(opened, backend or (), wanted, (), gpu=False, rebuild=False)
         chosen = [name for name in selection.backends if backend or name in DEPLOYED]
@@ -145,29 +146,28 @@ def bench(
     selection = select(opened, backend or (), wanted, python or (), gpu, rebuild)
     skipped = [*selection.skipped, *_without(selection.backends, wanted)]
     refused: list[Skipped] = []
-    measured = benching.bench(
-        opened,
-        selection.backends,
-        wanted,
-        config,
-        tracker(quiet),
-        selection.pythons,
-        None if backend else refused.append,
-        rebuild,
-    )
-    if refused and not measured:
-        raise BackendError.collect("nothing could be measured", [str(item) for item in refused])
-    records = {
-        "bundle": opened.identity() | {"manifest_sha256": opened.digest},
-        "parity": _recorded(opened).get("parity", []),
-        "measurements": [item.to_dict() for item in measured],
-        "skipped": [dataclasses.asdict(item) for item in (*skipped, *refused)],
-        "environment": environment.describe(),
-        "environments": selection.to_dict(),
-    }
-    if out:
-        with replacing_file(Path(out.replace("{device}", environment.device_slug()))) as temporary:
-            temporary.write_text(jsonlib.dumps(records) + "\n", encoding="utf-8")
+    with _records_file(out) as write:
+        measured = benching.bench(
+            opened,
+            selection.backends,
+            wanted,
+            config,
+            tracker(quiet),
+            selection.pythons,
+            None if backend else refused.append,
+            rebuild,
+        )
+        if refused and not measured:
+            raise BackendError.collect("nothing could be measured", [str(item) for item in refused])
+        records = {
+            "bundle": opened.identity() | {"manifest_sha256": opened.digest},
+            "parity": _recorded(opened).get("parity", []),
+            "measurements": [item.to_dict() for item in measured],
+            "skipped": [dataclasses.asdict(item) for item in (*skipped, *refused)],
+            "environment": environment.describe(),
+            "environments": selection.to_dict(),
+        }
+        write(records)
     if json:
         show.as_json(records)
         return
@@ -175,6 +175,21 @@ def bench(
     if records["parity"]:
         first = records["parity"][0]
         typer.echo(f"accuracy as recorded in the bundle: {first['source']}")
+
+
+@contextmanager
+def _records_file(out: str) -> Iterator[Callable[[dict[str, Any]], None]]:
+    """Writes records; opened before they are measured, so that no measurement is lost to a name."""
+    if not out:
+        yield lambda records: None
+        return
+    with replacing_file(Path(out.replace("{device}", environment.device_slug()))) as temporary:
+        temporary.touch()
+        yield lambda records: _write(records, temporary)
+
+
+def _write(records: dict[str, Any], path: Path) -> None:
+    path.write_text(jsonlib.dumps(records) + "\n", encoding="utf-8")
 
 
 def _without(backends: list[str], wanted: Sequence[Precision]) -> list[Skipped]:

@@ -25,7 +25,7 @@ import platformdirs
 
 from densenet_deploy import __version__, schema
 from densenet_deploy.errors import DeployError
-from densenet_deploy.files import sha256
+from densenet_deploy.files import FileRecord, sha256
 from densenet_deploy.recipe import BuildConfig
 
 FORMAT = 1
@@ -36,14 +36,6 @@ _KEPT = (_TIMING, "runtime", "onnxruntime-tensorrt")
 _UNFINISHED_SECONDS = 3600.0
 # How protobuf writes the entry "location" of a tensor whose data is in a file, up to the file name
 _LOCATION = re.compile(rb"\x0a\x08location\x12([\x00-\x7f]|[\x80-\xff][\x00-\x7f])")
-
-
-@dataclass(frozen=True)
-class FileRecord:
-    """Size in bytes and SHA-256 of one file of an entry."""
-
-    bytes: int
-    sha256: str
 
 
 @dataclass(frozen=True)

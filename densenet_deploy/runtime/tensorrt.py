@@ -225,6 +225,8 @@ def _contexts(
         return lambda address: _tensorrt.context_in(trt, engine, address), None
     settings, cache = engine.create_runtime_config(), None
     options.apply(replace(config, runtime_cache=False), "tensorrt-rtx", Site(trt, settings))
+    if not config.cuda_graph:
+        settings.cuda_graph_strategy = trt.CudaGraphStrategy.DISABLED
     if config.runtime_cache:
         capability = _cuda.compute_capability(config.device)
         parts = (_tensorrt.version(trt), capability, _cuda.driver_version())
