@@ -32,7 +32,7 @@ from densenet_deploy.recipe import (
 texts = st.text(max_size=8)
 positive = st.integers(1, 10**6)
 natural = st.integers(0, 10**6)
-numbers = st.floats(allow_nan=False).map(abs)
+numbers = st.floats(allow_nan=False, allow_infinity=False).map(abs)
 
 
 def recipes_of(sizes: list[int]) -> st.SearchStrategy[Recipe]:

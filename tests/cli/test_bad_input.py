@@ -285,7 +285,7 @@ BATCHES: dict[str, tuple[Case, str]] = {
     ),
     "bench zero": (
         lambda p: ["bench", p / "bundle", "--batch", "0", "--out", p / "records"],
-        r"batch_sizes and seconds must be positive",
+        r"batch_sizes must be positive",
     ),
     "bench text": (
         lambda p: ["bench", p / "bundle", "--batch", "one", "--out", p / "records"],
@@ -293,7 +293,7 @@ BATCHES: dict[str, tuple[Case, str]] = {
     ),
     "bench no time": (
         lambda p: ["bench", p / "bundle", "--seconds", "-1", "--out", p / "records"],
-        r"batch_sizes and seconds must be positive",
+        r"seconds must be positive and finite",
     ),
     "bench threads": (
         lambda p: ["bench", p / "bundle", "--threads", "-2", "--out", p / "records"],

@@ -278,8 +278,8 @@ def test_how_tensorrt_rtx_is_told_to_run(
     for settings in made:
         shapes = settings.dynamic_shapes_kernel_specialization_strategy
         assert shapes.name == dynamic_shapes.upper()
-        captures = settings.cuda_graph_strategy  # untouched: NVIDIA's default is none
-        assert captures.name == "WHOLE_GRAPH_CAPTURE" if cuda_graph else captures is None
+        captures = settings.cuda_graph_strategy
+        assert captures.name == ("WHOLE_GRAPH_CAPTURE" if cuda_graph else "DISABLED")
 
 
 def test_another_device_than_the_first(opened: Open, images: Array, cuda: Cuda) -> None:
