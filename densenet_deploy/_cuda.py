@@ -9,8 +9,8 @@ from __future__ import annotations
 import ctypes
 import importlib
 import sys
-from collections.abc import Callable
-from contextlib import ExitStack, suppress
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from types import ModuleType, TracebackType
 from typing import Any, Self
 
@@ -62,6 +62,27 @@ def use_device(index: int) -> None:
         BackendError: There is no such device.
     """
     _call("cudaSetDevice", index)
+
+
+def current_device() -> int:
+    """The device that the calling thread uses: the first, if it never chose one."""
+    return int(_call("cudaGetDevice"))
+
+
+@contextmanager
+def on_device(index: int) -> Iterator[None]:
+    """Makes a device the current one for a block; other libraries find theirs again after it.
+
+    Raises:
+        BackendError: There is no such device.
+    """
+    before = current_device()
+    use_device(index)
+    try:
+        yield
+    finally:
+        if before != index:
+            use_device(before)
 
 
 def device_name(index: int) -> str:

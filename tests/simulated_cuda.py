@@ -114,6 +114,9 @@ class Functions:
     def cudaSetDevice(self, index):
         self._here.device = index
 
+    def cudaGetDevice(self):
+        return getattr(self._here, "device", 0)
+
     def cudaDriverGetVersion(self):
         return 12080
 

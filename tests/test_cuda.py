@@ -81,6 +81,7 @@ def _install(requirement: str, folder: Path) -> None:
 def use_everything() -> None:
     """Every function of `_cuda` that calls CUDA."""
     _cuda.use_device(0)
+    assert _cuda.current_device() == 0
     assert (_cuda.device_name(0), _cuda.driver_version()) == ("Simulated", "12.8")
     assert _cuda.compute_capability(0) == "8.9"
     with (

@@ -72,8 +72,8 @@ def read_engine(
     trt = _tensorrt.load(backend)
     if reason := _cuda.why_no_device():
         raise BackendError(f"the engine inspector cannot run here: {reason}", expected="a GPU")
-    _cuda.use_device(device)
-    return parse_inspector(_information(trt, plan, profile), profile)
+    with _cuda.on_device(device):
+        return parse_inspector(_information(trt, plan, profile), profile)
 
 
 def _information(trt: ModuleType, plan: bytes, profile: int) -> str:

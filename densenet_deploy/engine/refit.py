@@ -31,11 +31,11 @@ def refit(trt: ModuleType, engine: Any, graph: Path, logger: Any) -> None:
     refitter = trt.Refitter(engine, logger)
     parser = trt.OnnxParserRefitter(refitter, logger)
     parsed = parser.refit_from_file(str(graph))
+    errors = [parser.get_error(index).desc() for index in range(parser.num_errors)]
     missing = [name or "(unnamed)" for name in refitter.get_missing_weights()]
-    if missing:
+    if missing and not errors:  # a graph that cannot be parsed gives no weight at all
         raise BackendError.collect(f"{graph.name} lacks weights of the engine", missing)
     if not parsed:
-        errors = [parser.get_error(index).desc() for index in range(parser.num_errors)]
         raise BackendError.collect(f"{graph.name} cannot refit the engine", errors or ["refused"])
     if not refitter.refit_cuda_engine():
         raise BackendError.collect("refit_cuda_engine failed", logger.errors or ["no reason given"])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from threading import Lock
@@ -63,10 +63,12 @@ class ExecutionContext:
 
     def __init__(self, loaded: LoadedEngine, memory: int, stream: _cuda.Stream) -> None:
         self._loaded, self._stream = loaded, stream
+        self._errors: list[str] = loaded.logger.errors
+        told = len(self._errors)
         with loaded.creating:
             self._context = loaded.new_context(memory)
         if self._context is None:
-            raise _refused("create_execution_context", loaded.logger)
+            raise _refused("create_execution_context", self._errors[told:])
         self._profile = -1
         self._batch = 0
 
@@ -90,8 +92,9 @@ class ExecutionContext:
         if batch != self._batch:
             self._batch = 0
             self._do("set_input_shape", io.input, (batch, *io.image))
+            told = len(self._errors)
             if missing := self._context.infer_shapes():
-                raise _refused("infer_shapes", self._loaded.logger, f"needs {', '.join(missing)}")
+                raise _refused("infer_shapes", self._errors[told:], f"needs {', '.join(missing)}")
             shape = tuple(self._context.get_tensor_shape(io.output))
             if shape != (batch, *io.logit):
                 raise BackendError(f"output of shape {shape}", expected=str((batch, *io.logit)))
@@ -104,8 +107,9 @@ class ExecutionContext:
         self._do("execute_async_v3", self._stream.handle)
 
     def _do(self, call: str, *arguments: Any) -> None:
+        told = len(self._errors)  # what was complained about before is not the reason
         if not getattr(self._context, call)(*arguments):
-            raise _refused(call, self._loaded.logger, ", ".join(map(str, arguments)))
+            raise _refused(call, self._errors[told:], ", ".join(map(str, arguments)))
 
 
 class Executor:
@@ -263,6 +267,6 @@ def _allocate(made: ExitStack, io: EngineIO, most: int) -> Buffers:
     return Buffers(images, logits, device_images, device_logits)
 
 
-def _refused(call: str, logger: Any, details: str = "") -> BackendError:
-    reasons = [*filter(None, [details]), *logger.errors[-1:]]
+def _refused(call: str, said: Sequence[str], details: str = "") -> BackendError:
+    reasons = [*filter(None, [details]), *said[-1:]]
     return BackendError(f"{call} failed" + (f": {'; '.join(reasons)}" if reasons else ""))

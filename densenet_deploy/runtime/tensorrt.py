@@ -76,7 +76,20 @@ def open_plan(
     """
     trt = _load(backend)
     options.check(config, cast(EngineBackend, backend), _tensorrt.version(trt))
-    _cuda.use_device(config.device)
+    with _cuda.on_device(config.device):
+        return _load_plan(trt, bundle, backend, precision, plan, record, config)
+
+
+def _load_plan(
+    trt: ModuleType,
+    bundle: Bundle,
+    backend: str,
+    precision: Precision,
+    plan: bytes,
+    record: EngineRecord,
+    config: RunConfig,
+) -> Runner:
+    """`open_plan` on the current device."""
     runtime, engine, logger = _deserialize(trt, plan, record, config.device)
     if record.weights == "stripped":
         refit(trt, engine, bundle.model(precision, backend), logger)
@@ -152,14 +165,17 @@ class EngineRunner(Runner):
                 failed; or the runner is closed.
         """
         self._opened()
-        io, device = self._io, self._device
+        io = self._io
         for given, name in ((inputs, io.input), (outputs, io.output)):
             if set(given) != {name}:
                 raise BackendError(f"arrays {', '.join(given) or 'none'}", expected=repr(name))
-        with self._naming_failures():
-            _cuda.use_device(device)
-        images = device_array(io.input, inputs[io.input], device, stream)
-        logits = device_array(io.output, outputs[io.output], device, stream, written=True)
+        with _cuda.on_device(self._device):
+            self._infer_on_device(inputs[io.input], outputs[io.output], stream)
+
+    def _infer_on_device(self, given: Any, taken: Any, stream: int) -> None:
+        io, device = self._io, self._device
+        images = device_array(io.input, given, device, stream)
+        logits = device_array(io.output, taken, device, stream, written=True)
         rows = images.shape[0] if images.shape else 0
         _require_shape(io.input, images, (max(rows, 1), *io.image))
         _require_shape(io.output, logits, (rows, *io.logit))
@@ -174,8 +190,7 @@ class EngineRunner(Runner):
 
     def _infer_on_host(self, images: Array) -> Array:
         logits = np.empty((len(images), *self._io.logit), np.float32)
-        _cuda.use_device(self._device)
-        with self._executors.lend() as executor:
+        with _cuda.on_device(self._device), self._executors.lend() as executor:
             for part in pieces(len(images), self._io.profiles):
                 rows = slice(part.start, part.start + part.rows)
                 logits[rows] = executor.run(images[rows], part)
@@ -188,7 +203,8 @@ class EngineRunner(Runner):
                 last.callback(executor.close)
             if self._cache:
                 last.callback(self._cache.save)
-            last.callback(_cuda.use_device, self._device)
+            with _cuda.on_device(self._device):
+                last.close()
 
 
 def _load(backend: str) -> ModuleType:

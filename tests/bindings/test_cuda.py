@@ -42,6 +42,7 @@ def uses() -> dict[str, Callable[[], Any]]:
     array = np.zeros(3, np.float32)
     return {
         "cudaSetDevice": lambda: _cuda.use_device(0),
+        "cudaGetDevice": _cuda.current_device,
         "cudaGetDeviceProperties": lambda: _cuda.device_name(0),
         "cudaDeviceGetAttribute": lambda: _cuda.compute_capability(0),
         "cudaPointerGetAttributes": lambda: _cuda.device_of(4096),

@@ -271,6 +271,7 @@ def gpu(surface: Surface, monkeypatch: pytest.MonkeyPatch) -> list[int]:
     monkeypatch.setitem(sys.modules, surface.backend.replace("-", "_"), module)
     monkeypatch.setattr(_cuda, "why_no_device", lambda: "")
     monkeypatch.setattr(_cuda, "use_device", used.append)
+    monkeypatch.setattr(_cuda, "current_device", lambda: 1)
     monkeypatch.setattr(_cuda, "Stream", Stream)
     return used
 

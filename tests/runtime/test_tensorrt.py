@@ -12,6 +12,7 @@ import numpy as np
 import onnx
 import pytest
 
+from densenet_deploy import _cuda
 from densenet_deploy.bundle import Bundle, EngineRecord, TensorRecord, open_bundle, write_manifest
 from densenet_deploy.errors import BackendError
 from densenet_deploy.recipe import RunConfig
@@ -283,14 +284,18 @@ def test_how_tensorrt_rtx_is_told_to_run(
 
 
 def test_another_device_than_the_first(opened: Open, images: Array, cuda: Cuda) -> None:
+    """And the caller's own device is the current one again after each call."""
     with opened(device=1) as runner:
+        assert _cuda.current_device() == 0
         runner.logits(images[:2])
+        assert _cuda.current_device() == 0
         with on_device(images[:2]) as given, on_device(np.zeros((2, 10))) as taken:
             with pytest.raises(BackendError, match="'images' is on GPU 0; expected GPU 1"):
                 runner.run_device({"images": given}, {"logits": taken})
+            assert _cuda.current_device() == 0
             cuda.calls.clear()
     chosen = [args for name, args in cuda.calls if name == "cudaSetDevice"]
-    assert chosen == [(1,)]
+    assert chosen == [(1,), (0,)]
 
 
 def test_contexts_are_made_one_after_the_other(
