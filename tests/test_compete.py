@@ -74,8 +74,8 @@ def test_the_record_is_json_and_holds_every_sample(found: Competition) -> None:
     for claim in told["comparisons"]:
         baseline = series[claim["batch"], claim["baseline"]]
         candidate = series[claim["batch"], claim["candidate"]]
-        again = ratio(baseline, candidate)  # what was found can be found again from the file
-        assert again.median == pytest.approx(claim["speedup"]["median"], rel=1e-3)
+        again = ratio(baseline, candidate)  # from the file, whose times have 1 us
+        assert again.median == pytest.approx(claim["speedup"]["median"], rel=5e-3)
         assert claim["baseline_seconds"] == pytest.approx(np.median(baseline), abs=1e-6)
         assert claim["candidate_seconds"] == pytest.approx(np.median(candidate), abs=1e-6)
     for side in told["sides"]:
