@@ -18,19 +18,13 @@ from densenet_deploy import __version__, checkpoint
 from densenet_deploy.bundle import SCHEMA_VERSION, EngineRecord, Manifest, TensorRecord
 from densenet_deploy.data import ImageSet
 from densenet_deploy.engine.build import Built, build_widest
+from densenet_deploy.engine_config import BuildConfig
 from densenet_deploy.export import BATCH, INPUT, OUTPUT, export_onnx, to_bytes
 from densenet_deploy.progress import Track, once, silent
 from densenet_deploy.quantize import check_calibration, quantize, to_int8
 from densenet_deploy.quantize.dialect import DIALECTS
 from densenet_deploy.quantize.legal import check_legal
-from densenet_deploy.recipe import (
-    CPU_TARGETS,
-    BuildConfig,
-    Precision,
-    QuantizeConfig,
-    Recipe,
-    Target,
-)
+from densenet_deploy.recipe import CPU_TARGETS, Precision, QuantizeConfig, Recipe, Target
 from densenet_deploy.rewrite import INT8_RULES, RULES, RewriteResult, rewrite
 from densenet_deploy.source import Source
 from densenet_deploy.tune import choose_policy

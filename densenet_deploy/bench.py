@@ -17,10 +17,11 @@ import numpy as np
 
 from densenet_deploy.bundle import Bundle, open_bundle
 from densenet_deploy.engine.options import TITLES
+from densenet_deploy.engine_config import RunConfig
 from densenet_deploy.environment import usable_cores
 from densenet_deploy.errors import BackendError, DeployError
 from densenet_deploy.progress import Track, silent
-from densenet_deploy.recipe import BenchConfig, Precision, RunConfig
+from densenet_deploy.recipe import BenchConfig, Precision
 from densenet_deploy.results import Measurement, Skipped
 from densenet_deploy.runtime import DEFAULT_RUN, runs
 from densenet_deploy.runtime.fallback import REBUILD, open_with_fallback

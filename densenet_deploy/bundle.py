@@ -17,18 +17,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from densenet_deploy import schema
-from densenet_deploy.errors import BundleError
-from densenet_deploy.files import FileRecord, replacing_file, sha256
-from densenet_deploy.preprocess import Preprocessing
-from densenet_deploy.recipe import (
-    PRECISIONS,
+from densenet_deploy.engine_config import (
     EngineBackend,
     EngineWeights,
     HardwareCompatibility,
-    Precision,
     Profile,
-    Target,
 )
+from densenet_deploy.errors import BundleError
+from densenet_deploy.files import FileRecord, replacing_file, sha256
+from densenet_deploy.preprocess import Preprocessing
+from densenet_deploy.recipe import PRECISIONS, Precision, Target
 
 SCHEMA_VERSION = 2
 MANIFEST = "manifest.json"

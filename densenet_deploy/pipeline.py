@@ -21,6 +21,7 @@ from densenet_deploy.bundle import (
 )
 from densenet_deploy.consistency import Consistency, check_bundle
 from densenet_deploy.engine.build import engine_version
+from densenet_deploy.engine_config import BuildConfig
 from densenet_deploy.errors import (
     CheckFailedError,
     GraphError,
@@ -36,15 +37,7 @@ from densenet_deploy.model import create_model
 from densenet_deploy.preprocess import Preprocessing
 from densenet_deploy.progress import Track, silent
 from densenet_deploy.quantize import check_calibration, quantize
-from densenet_deploy.recipe import (
-    TARGETS,
-    BuildConfig,
-    DataConfig,
-    Precision,
-    QuantizeConfig,
-    Recipe,
-    Target,
-)
+from densenet_deploy.recipe import TARGETS, DataConfig, Precision, QuantizeConfig, Recipe, Target
 from densenet_deploy.results import Measurement, Parity, Skipped
 from densenet_deploy.runtime import DEPLOYED
 from densenet_deploy.runtime.select import why_cannot_run

@@ -16,9 +16,10 @@ from densenet_deploy import environment
 from densenet_deploy.choose import find_recipe
 from densenet_deploy.engine.build import compile_layers, engine_version
 from densenet_deploy.engine.layers import EngineLayers
+from densenet_deploy.engine_config import EngineBackend
 from densenet_deploy.paired import Verdict
 from densenet_deploy.progress import Track, once, silent
-from densenet_deploy.recipe import EngineBackend, Recipe
+from densenet_deploy.recipe import Recipe
 from densenet_deploy.sides import describe, export_plain, make_graph
 from densenet_deploy.source import Source, prepare
 from densenet_deploy.suite import LOWERED, GraphKind, TrafficLimit, TrafficSuite

@@ -10,8 +10,8 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 
 from densenet_deploy import open_bundle, open_runner
+from densenet_deploy.engine_config import RunConfig
 from densenet_deploy.errors import DeployError
-from densenet_deploy.recipe import RunConfig
 
 
 def main(path: str, backend: str = "onnxruntime") -> None:

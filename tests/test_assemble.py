@@ -7,8 +7,8 @@ import pytest
 
 from densenet_deploy.assemble import settings_for
 from densenet_deploy.bundle import Bundle
+from densenet_deploy.engine_config import BuildConfig
 from densenet_deploy.errors import GraphError
-from densenet_deploy.recipe import BuildConfig
 
 
 def test_an_int8_engine_is_built_without_what_takes_its_int8(bundle: Bundle) -> None:

@@ -21,9 +21,10 @@ from densenet_deploy.bundle import Bundle, open_bundle
 from densenet_deploy.consistency import TOLERANCE, Consistency, check, check_bundle, tolerance
 from densenet_deploy.consistency_rules import RULES
 from densenet_deploy.data import ImageSet
+from densenet_deploy.engine_config import RunConfig
 from densenet_deploy.errors import CheckFailedError, DataError
 from densenet_deploy.progress import Track
-from densenet_deploy.recipe import PRECISIONS, RunConfig, load_recipe
+from densenet_deploy.recipe import PRECISIONS, load_recipe
 from densenet_deploy.runtime import BACKENDS, open_runner, runs, why_unavailable
 from densenet_deploy.runtime.runner import Array, Infer, Runner
 

@@ -18,6 +18,7 @@ from PIL import Image
 from densenet_deploy import pipeline
 from densenet_deploy.bundle import MANIFEST, open_bundle
 from densenet_deploy.engine.build import engine_version
+from densenet_deploy.engine_config import BuildConfig
 from densenet_deploy.errors import (
     BackendError,
     CheckFailedError,
@@ -26,7 +27,6 @@ from densenet_deploy.errors import (
     GraphError,
 )
 from densenet_deploy.recipe import (
-    BuildConfig,
     DataConfig,
     QuantizeConfig,
     Recipe,

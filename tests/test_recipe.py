@@ -12,10 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from densenet_deploy import recipe
+from densenet_deploy.engine_config import BuildConfig
 from densenet_deploy.errors import RecipeError
 from densenet_deploy.recipe import (
     BenchConfig,
-    BuildConfig,
     DataConfig,
     DataName,
     ExportConfig,

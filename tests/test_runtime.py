@@ -14,8 +14,9 @@ import onnx
 import pytest
 
 from densenet_deploy.bundle import MANIFEST, Bundle, open_bundle, write_manifest
+from densenet_deploy.engine_config import RunConfig
 from densenet_deploy.errors import BackendError, BundleError, CheckpointError
-from densenet_deploy.recipe import PRECISIONS, RunConfig
+from densenet_deploy.recipe import PRECISIONS
 from densenet_deploy.runtime import BACKENDS, GPU_BACKENDS, open_runner, runs, why_unavailable
 from densenet_deploy.runtime.runner import Array, Runner
 

@@ -12,7 +12,7 @@ import typer
 
 from densenet_deploy.cli import show
 from densenet_deploy.cli.options import Json, NoCache, Quiet, batch_bounds, checked, tracker
-from densenet_deploy.recipe import (
+from densenet_deploy.engine_config import (
     BuildConfig,
     EngineBackend,
     EngineWeights,

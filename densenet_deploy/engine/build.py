@@ -24,9 +24,9 @@ from densenet_deploy.engine import cache as engine_cache
 from densenet_deploy.engine import failure
 from densenet_deploy.engine.layers import EngineLayers, parse_build_log
 from densenet_deploy.engine.process import STOP_SECONDS
+from densenet_deploy.engine_config import BuildConfig
 from densenet_deploy.errors import BuildError, DeployError, GraphError
 from densenet_deploy.progress import Track, silent
-from densenet_deploy.recipe import BuildConfig
 
 
 @dataclass(frozen=True)

@@ -24,9 +24,9 @@ from typing import Any
 import platformdirs
 
 from densenet_deploy import __version__, schema
+from densenet_deploy.engine_config import BuildConfig
 from densenet_deploy.errors import DeployError
 from densenet_deploy.files import FileRecord, sha256
-from densenet_deploy.recipe import BuildConfig
 
 FORMAT = 1
 PLAN, LOG, RECORD = "engine.plan", "build.log.gz", "record.json"

@@ -15,8 +15,8 @@ from typing import Any
 
 from densenet_deploy import _cuda
 from densenet_deploy.engine import setters
+from densenet_deploy.engine_config import BuildConfig, EngineBackend, RunConfig
 from densenet_deploy.errors import BackendError, BuildError
-from densenet_deploy.recipe import BuildConfig, EngineBackend, RunConfig
 
 TITLES: Mapping[EngineBackend, str] = {"tensorrt": "TensorRT", "tensorrt-rtx": "TensorRT-RTX"}
 OLDEST: Mapping[EngineBackend, str] = {"tensorrt": "10.0", "tensorrt-rtx": "1.4"}

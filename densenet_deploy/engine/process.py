@@ -24,8 +24,8 @@ from densenet_deploy import _cuda, _tensorrt, schema
 from densenet_deploy.engine import options
 from densenet_deploy.engine.setters import Site
 from densenet_deploy.engine.timing import TimingCache
+from densenet_deploy.engine_config import BuildConfig
 from densenet_deploy.errors import BuildError, DeployError
-from densenet_deploy.recipe import BuildConfig
 
 STOP_SECONDS = 5.0  # for the builder to notice; it asks between steps, and some take long
 

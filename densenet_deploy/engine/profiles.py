@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from densenet_deploy.engine_config import Profile
 from densenet_deploy.errors import BuildError
-from densenet_deploy.recipe import Profile
 
 
 def add_profiles(builder: Any, network: Any, settings: Any, profiles: tuple[Profile, ...]) -> None:

@@ -14,9 +14,10 @@ from types import ModuleType
 
 from densenet_deploy import _cuda
 from densenet_deploy.bundle import Bundle
+from densenet_deploy.engine_config import RunConfig
 from densenet_deploy.environment import package_version
 from densenet_deploy.errors import BackendError
-from densenet_deploy.recipe import Precision, RunConfig
+from densenet_deploy.recipe import Precision
 from densenet_deploy.runtime.providers import why_no_tensorrt
 from densenet_deploy.runtime.runner import Infer, Runner
 from densenet_deploy.runtime.torch_forms import FORMS, Form

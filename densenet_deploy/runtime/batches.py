@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from densenet_deploy.recipe import Profile
+from densenet_deploy.engine_config import Profile
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,8 @@ from types import ModuleType
 from typing import Any
 
 from densenet_deploy.bundle import Manifest, TensorRecord
+from densenet_deploy.engine_config import Profile
 from densenet_deploy.errors import BackendError
-from densenet_deploy.recipe import Profile
 
 
 @dataclass(frozen=True)

@@ -14,9 +14,10 @@ from densenet_deploy.bundle import MANIFEST, Bundle, EngineRecord
 from densenet_deploy.engine.build import build_widest
 from densenet_deploy.engine.cache import default_cache
 from densenet_deploy.engine.options import TITLES
+from densenet_deploy.engine_config import BuildConfig, EngineBackend, RunConfig
 from densenet_deploy.errors import BackendError, BuildError, MissingDependencyError
 from densenet_deploy.progress import Track, silent
-from densenet_deploy.recipe import BuildConfig, EngineBackend, Precision, RunConfig, parse_recipe
+from densenet_deploy.recipe import Precision, parse_recipe
 from densenet_deploy.runtime import BACKENDS, DEFAULT_RUN, open_runner, why_unavailable
 from densenet_deploy.runtime.runner import Runner
 

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
 
+from densenet_deploy.engine_config import RunConfig
 from densenet_deploy.errors import BackendError
-from densenet_deploy.recipe import RunConfig
 from densenet_deploy.runtime.runner import Array, Infer
 
 

@@ -12,8 +12,9 @@ from pathlib import Path
 import onnxruntime as ort
 
 from densenet_deploy.bundle import Bundle
+from densenet_deploy.engine_config import RunConfig
 from densenet_deploy.errors import BackendError
-from densenet_deploy.recipe import Precision, RunConfig
+from densenet_deploy.recipe import Precision
 from densenet_deploy.runtime.binding import BoundSession
 from densenet_deploy.runtime.one_thread import OneThread, check_contexts
 from densenet_deploy.runtime.providers import Shapes, cuda_options, tensorrt_options

@@ -7,9 +7,10 @@ from pathlib import Path
 import openvino
 
 from densenet_deploy.bundle import Bundle
+from densenet_deploy.engine_config import RunConfig
 from densenet_deploy.environment import usable_cores
 from densenet_deploy.errors import BackendError
-from densenet_deploy.recipe import Precision, RunConfig
+from densenet_deploy.recipe import Precision
 from densenet_deploy.runtime.pool import Pool
 from densenet_deploy.runtime.runner import Array, Infer, Runner
 

@@ -13,9 +13,9 @@ from pathlib import Path
 
 from densenet_deploy import _tensorrt
 from densenet_deploy.engine.cache import default_cache
+from densenet_deploy.engine_config import Profile, RunConfig
 from densenet_deploy.environment import package_version
 from densenet_deploy.files import sha256
-from densenet_deploy.recipe import Profile, RunConfig
 
 _TENSORRT_PACKAGES = ("tensorrt", "tensorrt-cu13", "tensorrt-cu12")
 

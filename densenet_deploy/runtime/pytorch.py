@@ -11,9 +11,10 @@ import torch
 
 from densenet_deploy import checkpoint
 from densenet_deploy.bundle import Bundle
+from densenet_deploy.engine_config import RunConfig
 from densenet_deploy.errors import BackendError, BundleError
 from densenet_deploy.model import DenseNet
-from densenet_deploy.recipe import Precision, RunConfig
+from densenet_deploy.recipe import Precision
 from densenet_deploy.runtime.one_thread import OneThread, check_contexts
 from densenet_deploy.runtime.runner import Array, Infer, Runner
 from densenet_deploy.runtime.torch_forms import CUDA_GRAPH, FORMS, Form

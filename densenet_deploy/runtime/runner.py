@@ -11,8 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from densenet_deploy.bundle import Bundle, Manifest
+from densenet_deploy.engine_config import Profile
 from densenet_deploy.errors import BackendError
-from densenet_deploy.recipe import Precision, Profile
+from densenet_deploy.recipe import Precision
 
 Array = NDArray[np.float32]
 Infer = Callable[[Array], Any]

@@ -13,8 +13,9 @@ from typing import cast
 from densenet_deploy import _cuda, _tensorrt
 from densenet_deploy.bundle import Bundle, EngineRecord
 from densenet_deploy.engine.options import TITLES
+from densenet_deploy.engine_config import EngineBackend
 from densenet_deploy.errors import BackendError, DeployError
-from densenet_deploy.recipe import EngineBackend, Precision
+from densenet_deploy.recipe import Precision
 from densenet_deploy.runtime import why_unavailable
 
 _REMEDY = "build one on this machine, or run with --fallback rebuild,onnxruntime"

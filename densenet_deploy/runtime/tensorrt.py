@@ -16,8 +16,9 @@ from densenet_deploy.bundle import Bundle, EngineRecord
 from densenet_deploy.engine import options
 from densenet_deploy.engine.refit import refit
 from densenet_deploy.engine.setters import Site
+from densenet_deploy.engine_config import EngineBackend, RunConfig
 from densenet_deploy.errors import BackendError
-from densenet_deploy.recipe import EngineBackend, Precision, RunConfig
+from densenet_deploy.recipe import Precision
 from densenet_deploy.runtime.batches import pieces
 from densenet_deploy.runtime.device_arrays import DeviceArray, device_array
 from densenet_deploy.runtime.engine_io import EngineIO, read_io

@@ -13,8 +13,8 @@ import pytest
 from densenet_deploy import _cuda
 from densenet_deploy.engine.process import compile_engine
 from densenet_deploy.engine.timing import TimingCache
+from densenet_deploy.engine_config import BuildConfig
 from densenet_deploy.errors import BuildError
-from densenet_deploy.recipe import BuildConfig
 from tests.bindings.simulated_builder import OF_ANOTHER_GPU, Build, IBuilderConfig, ParserError
 from tests.bindings.surface import Surface
 

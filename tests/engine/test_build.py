@@ -19,7 +19,7 @@ from onnx import helper, numpy_helper
 from densenet_deploy import _cuda, _tensorrt, errors
 from densenet_deploy.engine import failure
 from densenet_deploy.engine.build import build_engine, build_widest, engine_version
-from densenet_deploy.recipe import BuildConfig
+from densenet_deploy.engine_config import BuildConfig
 
 trt = pytest.importorskip("tensorrt_rtx")
 CONFIG = BuildConfig(profiles=((1, 2, 4),), compute_capabilities=("8.6",))

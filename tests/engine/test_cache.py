@@ -34,7 +34,7 @@ from densenet_deploy.engine.cache import (
     store,
     timing_file,
 )
-from densenet_deploy.recipe import BuildConfig
+from densenet_deploy.engine_config import BuildConfig
 from tests.engine.test_build import CONFIG, conv_relu, matrix_product
 
 GPU = {"gpu": "NVIDIA L4", "compute_capability": "8.9", "driver": "13.0"}

@@ -13,8 +13,8 @@ from densenet_deploy.engine.build import build_widest
 from densenet_deploy.engine.inspected import inspect_engine, is_engine
 from densenet_deploy.engine.kernels import EngineLayers
 from densenet_deploy.engine.layers import parse_build_log
+from densenet_deploy.engine_config import BuildConfig
 from densenet_deploy.errors import BuildError
-from densenet_deploy.recipe import BuildConfig
 from tests.engine.test_inspector import json_of_log
 from tests.engine.test_layers import Block, build_log, engine
 

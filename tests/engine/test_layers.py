@@ -17,8 +17,8 @@ from onnx import TensorProto, helper, numpy_helper
 
 from densenet_deploy.engine.build import build_engine
 from densenet_deploy.engine.layers import EngineLayers, Layer, Tensor, parse_build_log, tie
+from densenet_deploy.engine_config import BuildConfig
 from densenet_deploy.errors import BuildError
-from densenet_deploy.recipe import BuildConfig
 
 pytest.importorskip("tensorrt_rtx")
 CHANNELS, GROWTH, SIZE, LAYERS = 32, 32, 8, 2

@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 
 from densenet_deploy.engine.build import build_engine
+from densenet_deploy.engine_config import BuildConfig, Profile
 from densenet_deploy.errors import BuildError
 from densenet_deploy.pipeline import export_bundle
-from densenet_deploy.recipe import PRECISIONS, BuildConfig, Precision, Profile, load_recipe
+from densenet_deploy.recipe import PRECISIONS, Precision, load_recipe
 
 pytest.importorskip("tensorrt_rtx")
 CAPABILITIES = ("7.5", "8.0", "8.6", "8.9", "12.0", "12.1")

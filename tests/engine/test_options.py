@@ -27,8 +27,8 @@ from densenet_deploy.engine.options import (
 )
 from densenet_deploy.engine.process import compile_engine
 from densenet_deploy.engine.setters import Site
+from densenet_deploy.engine_config import BuildConfig, EngineBackend, RunConfig
 from densenet_deploy.errors import BackendError, BuildError
-from densenet_deploy.recipe import BuildConfig, EngineBackend, RunConfig
 from tests.bindings.surface import Surface
 from tests.engine.test_build import conv_relu
 

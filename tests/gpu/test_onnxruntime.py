@@ -13,8 +13,9 @@ import pytest
 
 from densenet_deploy.bundle import Bundle, open_bundle, write_manifest
 from densenet_deploy.data import ImageSet
+from densenet_deploy.engine_config import RunConfig
 from densenet_deploy.errors import BackendError
-from densenet_deploy.recipe import Precision, Recipe, RunConfig
+from densenet_deploy.recipe import Precision, Recipe
 from densenet_deploy.runtime import open_runner, why_unavailable
 from densenet_deploy.runtime.runner import Array, Runner
 from densenet_deploy.verify import verify

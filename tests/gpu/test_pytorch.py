@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from densenet_deploy.bundle import Bundle, open_bundle
+from densenet_deploy.engine_config import RunConfig
 from densenet_deploy.errors import BackendError
-from densenet_deploy.recipe import RunConfig
 from densenet_deploy.runtime import open_runner, runs, why_unavailable
 from densenet_deploy.runtime.runner import Array, Runner
 from densenet_deploy.runtime.torch_forms import FORMS

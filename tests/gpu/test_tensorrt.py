@@ -15,8 +15,9 @@ from densenet_deploy import _cuda, _tensorrt
 from densenet_deploy.bundle import EngineRecord, open_bundle, write_manifest
 from densenet_deploy.engine.build import build_widest
 from densenet_deploy.engine.inspector import read_engine
+from densenet_deploy.engine_config import BuildConfig, EngineBackend, RunConfig
 from densenet_deploy.errors import BackendError
-from densenet_deploy.recipe import BuildConfig, EngineBackend, Precision, RunConfig
+from densenet_deploy.recipe import Precision
 from densenet_deploy.runtime.runner import Array
 from densenet_deploy.runtime.tensorrt import EngineRunner, open_plan
 from tests.gpu.conftest import why_no_engine

@@ -17,11 +17,12 @@ from numpy.typing import NDArray
 
 from densenet_deploy.engine.build import build_engine
 from densenet_deploy.engine.layers import EngineLayers, parse_build_log
+from densenet_deploy.engine_config import BuildConfig
 from densenet_deploy.errors import GraphError
 from densenet_deploy.export import to_bytes
 from densenet_deploy.quantize import Int8Result, to_int8
 from densenet_deploy.quantize.legal import check_legal
-from densenet_deploy.recipe import TARGETS, BuildConfig, ConcatPolicy, QuantizeConfig, Target
+from densenet_deploy.recipe import TARGETS, ConcatPolicy, QuantizeConfig, Target
 from densenet_deploy.rewrite import RULES, fold_preactivation, rewrite
 from tests.graphs import (
     RANDOM_NETS,

@@ -22,11 +22,12 @@ from onnxruntime import quantization
 
 from densenet_deploy.engine.build import build_engine
 from densenet_deploy.engine.layers import EngineLayers, parse_build_log
+from densenet_deploy.engine_config import BuildConfig
 from densenet_deploy.errors import BuildError, GraphError
 from densenet_deploy.quantize import quantize
 from densenet_deploy.quantize.int8 import to_int8
 from densenet_deploy.quantize.legal import check_legal
-from densenet_deploy.recipe import BuildConfig, ConcatPolicy, QuantizeConfig, Target, WeightScales
+from densenet_deploy.recipe import ConcatPolicy, QuantizeConfig, Target, WeightScales
 from tests.graphs import (
     Arrays,
     RandomNet,

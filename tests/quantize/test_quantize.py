@@ -14,10 +14,11 @@ from numpy.typing import NDArray
 
 from densenet_deploy.engine.build import build_engine
 from densenet_deploy.engine.layers import parse_build_log
+from densenet_deploy.engine_config import BuildConfig
 from densenet_deploy.errors import DataError, GraphError
 from densenet_deploy.export import to_bytes
 from densenet_deploy.quantize import quantize
-from densenet_deploy.recipe import PRECISIONS, BuildConfig, Precision, QuantizeConfig, Target
+from densenet_deploy.recipe import PRECISIONS, Precision, QuantizeConfig, Target
 from tests.graphs import (
     difference,
     exported,

@@ -13,7 +13,8 @@ import onnxruntime
 import pytest
 
 from densenet_deploy.bundle import Bundle, EngineRecord
-from densenet_deploy.recipe import Precision, RunConfig
+from densenet_deploy.engine_config import RunConfig
+from densenet_deploy.recipe import Precision
 from densenet_deploy.runtime import tensorrt
 from densenet_deploy.runtime.runner import Array
 from densenet_deploy.runtime.tensorrt import EngineRunner

@@ -15,8 +15,8 @@ from densenet_deploy import _cuda, _tensorrt
 from densenet_deploy.bundle import Bundle, EngineRecord, write_manifest
 from densenet_deploy.classifier import classify
 from densenet_deploy.engine import options
+from densenet_deploy.engine_config import RunConfig
 from densenet_deploy.errors import BackendError, BuildError, BundleError
-from densenet_deploy.recipe import RunConfig
 from densenet_deploy.runtime import fallback, open_runner, why_unavailable
 from densenet_deploy.runtime.fallback import open_with_fallback, rebuild_config
 from densenet_deploy.runtime.runner import Runner

@@ -13,8 +13,8 @@ import onnxruntime as ort
 import pytest
 
 from densenet_deploy.bundle import Bundle
+from densenet_deploy.engine_config import RunConfig
 from densenet_deploy.errors import BackendError
-from densenet_deploy.recipe import RunConfig
 from densenet_deploy.runtime import onnxruntime as module
 from densenet_deploy.runtime.binding import BoundSession
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from densenet_deploy import _tensorrt
-from densenet_deploy.recipe import RunConfig
+from densenet_deploy.engine_config import RunConfig
 from densenet_deploy.runtime import providers
 from densenet_deploy.runtime.providers import Shapes, cuda_options, tensorrt_options
 

@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from densenet_deploy.bundle import Bundle
+from densenet_deploy.engine_config import RunConfig
 from densenet_deploy.errors import BackendError
-from densenet_deploy.recipe import RunConfig
 from densenet_deploy.runtime import BACKENDS, GPU_BACKENDS, runs
 from densenet_deploy.runtime import pytorch as module
 from densenet_deploy.runtime.torch_forms import FORMS, Form

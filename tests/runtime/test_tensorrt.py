@@ -14,8 +14,8 @@ import pytest
 
 from densenet_deploy import _cuda
 from densenet_deploy.bundle import Bundle, EngineRecord, TensorRecord, open_bundle, write_manifest
+from densenet_deploy.engine_config import RunConfig
 from densenet_deploy.errors import BackendError
-from densenet_deploy.recipe import RunConfig
 from densenet_deploy.runtime.runner import Array
 from tests.bindings.surface import Surface
 from tests.runtime.conftest import Open, close
