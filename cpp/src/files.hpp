@@ -1,0 +1,26 @@
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <string>
+#include <string_view>
+#include <vector>
+
+namespace densenet_deploy {
+
+/// All bytes of a file.
+///
+/// @throws DataError  It is no regular file, of more than `most` bytes, or cannot be read.
+std::vector<std::uint8_t> read_file(const std::filesystem::path& path, std::uint64_t most);
+
+/// Writes a file whole or not at all: to a temporary sibling, which then takes its name.
+///
+/// @throws DataError  It cannot be written.
+void replace_file(const std::filesystem::path& path, std::string_view content);
+
+/// SHA-256 of a file as 64 hexadecimal digits.
+///
+/// @throws DataError  It cannot be read.
+std::string sha256(const std::filesystem::path& path);
+
+}  // namespace densenet_deploy

@@ -1,0 +1,108 @@
+#include "densenet_deploy/preprocessing.hpp"
+
+#include <algorithm>
+#include <cmath>
+#include <utility>
+
+#include "densenet_deploy/error.hpp"
+#include "resize.hpp"
+
+namespace densenet_deploy {
+namespace {
+
+/// ITU-R 601 luma in 16-bit fixed point, as Pillow computes it.
+std::uint8_t luma(const std::uint8_t* rgb) {
+  return static_cast<std::uint8_t>((rgb[0] * 19595 + rgb[1] * 38470 + rgb[2] * 7471 + 0x8000) >> 16);
+}
+
+Image with_channels(const Image& image, int channels) {
+  const std::size_t count = static_cast<std::size_t>(image.width) * image.height;
+  Image result{image.width, image.height, channels, {}};
+  result.pixels.resize(count * static_cast<std::size_t>(channels));
+  for (std::size_t index = 0; index < count; ++index) {
+    if (channels == 1) {
+      result.pixels[index] = luma(&image.pixels[3 * index]);
+    } else {
+      std::fill_n(&result.pixels[3 * index], 3, image.pixels[index]);
+    }
+  }
+  return result;
+}
+
+/// Size after the shorter side has become `side`. torchvision's rule: the longer is truncated.
+std::pair<std::int64_t, std::int64_t> resized(std::int64_t width, std::int64_t height,
+                                              std::int64_t side) {
+  if (width <= height) return {side, std::max<std::int64_t>(side * height / width, 1)};
+  return {std::max<std::int64_t>(side * width / height, 1), side};
+}
+
+/// Half of the difference, halves to the even number, as Python rounds.
+int margin(int whole, int part) { return static_cast<int>(std::nearbyint((whole - part) / 2.0)); }
+
+/// The normalised value of each of the 256 samples; with the rounding of Python's arithmetic.
+std::array<float, 256> value_table(double mean, double std) {
+  const float scale = 1.0F / (255.0F * static_cast<float>(std));
+  const float offset = static_cast<float>(mean) / static_cast<float>(std);
+  std::array<float, 256> table{};
+  for (int sample = 0; sample < 256; ++sample) {
+    const volatile float product = static_cast<float>(sample) * scale;  // never a fused multiply-add
+    table[sample] = product - offset;
+  }
+  return table;
+}
+
+void check(const Image& image) {
+  const auto size = static_cast<std::size_t>(std::max(image.width, 0)) *
+                    static_cast<std::size_t>(std::max(image.height, 0));
+  const bool known = image.channels == 1 || image.channels == 3;
+  if (!known || size == 0 || image.pixels.size() != size * image.channels) {
+    throw DataError("an image of " + std::to_string(image.width) + "x" +
+                        std::to_string(image.height) + " pixels, " +
+                        std::to_string(image.channels) + " channels and " +
+                        std::to_string(image.pixels.size()) + " bytes",
+                    "1 or 3 channels, and as many bytes as the three multiply to");
+  }
+}
+
+}  // namespace
+
+Image Preprocessing::geometry(const Image& image) const {
+  check(image);
+  if (image.channels != channels()) return geometry(with_channels(image, channels()));
+  if (resize == 0) return resize_bilinear(image, width, height, {0, 0, width, height});
+  const auto [wide, high] = resized(image.width, image.height, resize);
+  if (wide * high > max_pixels) {
+    throw DataError("image of " + std::to_string(image.width) + "x" + std::to_string(image.height) +
+                        " pixels would be resized to " + std::to_string(wide) + "x" +
+                        std::to_string(high),
+                    "at most " + std::to_string(max_pixels) + " pixels");
+  }
+  const int w = static_cast<int>(wide), h = static_cast<int>(high);
+  return resize_bilinear(image, w, h, {margin(w, width), margin(h, height), width, height});
+}
+
+Tensor Preprocessing::prepare(const std::vector<Image>& images) const {
+  if (images.empty()) throw DataError("no image", "at least one");
+  const std::size_t plane = static_cast<std::size_t>(height) * width;
+  const auto count = static_cast<std::size_t>(channels());
+  Tensor tensor;
+  tensor.shape = {static_cast<std::int64_t>(images.size()), channels(), height, width};
+  tensor.values.resize(images.size() * count * plane);
+  std::vector<std::array<float, 256>> tables;
+  for (std::size_t channel = 0; channel < count; ++channel) {
+    tables.push_back(value_table(mean[channel], std[channel]));
+  }
+  float* target = tensor.values.data();
+  for (const Image& image : images) {
+    const Image pixels = geometry(image);
+    for (std::size_t channel = 0; channel < count; ++channel) {
+      const std::uint8_t* sample = pixels.pixels.data() + channel;
+      for (std::size_t index = 0; index < plane; ++index, sample += count) {
+        *target++ = tables[channel][*sample];
+      }
+    }
+  }
+  return tensor;
+}
+
+}  // namespace densenet_deploy

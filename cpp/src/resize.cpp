@@ -1,0 +1,132 @@
+#include "resize.hpp"
+
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <vector>
+
+namespace densenet_deploy {
+namespace {
+
+constexpr int fraction_bits = 32 - 8 - 2;  // 8-bit samples, and room for the sum's overshoot
+constexpr std::int32_t half = 1 << (fraction_bits - 1);
+
+/// The source samples that one target sample is the weighted mean of.
+struct Span {
+  int first = 0;
+  int count = 0;
+  const std::int32_t* weights = nullptr;
+};
+
+/// Spans of the target samples first..first+count along one axis.
+struct Filter {
+  std::vector<std::int32_t> weights;
+  std::vector<Span> spans;
+};
+
+Filter make_filter(int source, int target, int first, int count) {
+  const double scale = static_cast<double>(source) / target;
+  const double support = std::max(scale, 1.0);  // half the width of the triangle
+  const auto most = static_cast<std::size_t>(std::ceil(support)) * 2 + 1;
+  Filter filter;
+  filter.weights.resize(most * static_cast<std::size_t>(count));
+  std::vector<double> exact(most);
+  for (int index = 0; index < count; ++index) {
+    const double centre = (first + index + 0.5) * scale;
+    const int low = std::max(static_cast<int>(centre - support + 0.5), 0);
+    const int high = std::min(static_cast<int>(centre + support + 0.5), source);
+    double sum = 0;
+    for (int x = low; x < high; ++x) {
+      const double distance = std::abs((x - centre + 0.5) * (1.0 / support));
+      sum += exact[x - low] = std::max(1.0 - distance, 0.0);
+    }
+    std::int32_t* weights = filter.weights.data() + most * static_cast<std::size_t>(index);
+    for (int x = 0; x < high - low; ++x) {
+      const double weight = sum != 0 ? exact[x] * (1.0 / sum) : exact[x];
+      weights[x] = static_cast<std::int32_t>(0.5 + weight * (1 << fraction_bits));
+    }
+    filter.spans.push_back({low, high - low, weights});
+  }
+  return filter;
+}
+
+std::uint8_t rounded(std::int32_t sum) {
+  return static_cast<std::uint8_t>(std::clamp(sum >> fraction_bits, 0, 255));
+}
+
+template <int channels>
+void filter_row(const std::uint8_t* source, const Filter& filter, std::uint8_t* target) {
+  for (const Span& span : filter.spans) {
+    std::int32_t sums[channels];
+    std::fill_n(sums, channels, half);
+    const std::uint8_t* pixel = source + span.first * channels;
+    for (int x = 0; x < span.count; ++x, pixel += channels) {
+      for (int channel = 0; channel < channels; ++channel) {
+        sums[channel] += pixel[channel] * span.weights[x];
+      }
+    }
+    for (int channel = 0; channel < channels; ++channel) *target++ = rounded(sums[channel]);
+  }
+}
+
+/// Rows first..first+count of the image, filtered along x.
+Image along_rows(const Image& image, const Filter& filter, int first, int count) {
+  Image result{static_cast<int>(filter.spans.size()), count, image.channels, {}};
+  const std::size_t stride = filter.spans.size() * static_cast<std::size_t>(image.channels);
+  result.pixels.resize(stride * static_cast<std::size_t>(count));
+  const auto filter_one = image.channels == 1 ? &filter_row<1> : &filter_row<3>;
+  for (int row = 0; row < count; ++row) {
+    const auto source = static_cast<std::size_t>(first + row) * image.width * image.channels;
+    filter_one(image.pixels.data() + source, filter, result.pixels.data() + row * stride);
+  }
+  return result;
+}
+
+/// Filters along y an image whose first row is row `offset` of the filter's source.
+Image along_columns(const Image& image, const Filter& filter, int offset) {
+  Image result{image.width, static_cast<int>(filter.spans.size()), image.channels, {}};
+  const std::size_t stride = static_cast<std::size_t>(image.width) * image.channels;
+  result.pixels.resize(stride * filter.spans.size());
+  std::vector<std::int32_t> sums(stride);
+  std::uint8_t* target = result.pixels.data();
+  for (const Span& span : filter.spans) {
+    std::fill(sums.begin(), sums.end(), half);
+    for (int y = 0; y < span.count; ++y) {
+      const std::uint8_t* row = image.pixels.data() + (span.first - offset + y) * stride;
+      for (std::size_t x = 0; x < stride; ++x) sums[x] += row[x] * span.weights[y];
+    }
+    for (const std::int32_t sum : sums) *target++ = rounded(sum);
+  }
+  return result;
+}
+
+Image cropped(const Image& image, const Box& part) {
+  Image result{part.width, part.height, image.channels, {}};
+  const std::size_t row = static_cast<std::size_t>(part.width) * image.channels;
+  result.pixels.reserve(row * part.height);
+  for (int y = part.top; y < part.top + part.height; ++y) {
+    const auto start = image.pixels.begin() +
+                       (static_cast<std::ptrdiff_t>(y) * image.width + part.left) * image.channels;
+    result.pixels.insert(result.pixels.end(), start, start + static_cast<std::ptrdiff_t>(row));
+  }
+  return result;
+}
+
+}  // namespace
+
+Image resize_bilinear(const Image& image, int width, int height, const Box& part) {
+  const bool wide = image.width != width, high = image.height != height;
+  if (!wide) {  // Pillow leaves out a pass that changes nothing
+    Image columns = cropped(image, {part.left, 0, part.width, image.height});
+    if (!high) return cropped(columns, {0, part.top, part.width, part.height});
+    return along_columns(columns, make_filter(image.height, height, part.top, part.height), 0);
+  }
+  const Filter horizontal = make_filter(image.width, width, part.left, part.width);
+  if (!high) return along_rows(image, horizontal, part.top, part.height);
+  const Filter vertical = make_filter(image.height, height, part.top, part.height);
+  const int first = vertical.spans.front().first;
+  const int end = vertical.spans.back().first + vertical.spans.back().count;
+  return along_columns(along_rows(image, horizontal, first, end - first), vertical, first);
+}
+
+}  // namespace densenet_deploy
