@@ -66,7 +66,7 @@ class Preprocessing:
         Raises:
             DataError: The image is so elongated that resizing it would take too much memory.
         """
-        image = image.convert("L" if self.channels == 1 else "RGB")
+        image = _eight_bit(image).convert("L" if self.channels == 1 else "RGB")
         if self.resize:
             image = self._resize_and_crop(image)
         elif image.size != (self.width, self.height):
@@ -127,6 +127,13 @@ class Preprocessing:
                 f"{path} cannot be read as an image ({error})",
                 expected="a PNG, JPEG or other file that Pillow decodes",
             ) from None
+
+
+def _eight_bit(image: Image.Image) -> Image.Image:
+    """16-bit grayscale by its high byte, as Pillow reads 16-bit RGB; `convert` would clip it."""
+    if image.mode != "I" and not image.mode.startswith("I;16"):
+        return image
+    return Image.fromarray((np.asarray(image, np.int64) >> 8).clip(0, 255).astype(np.uint8))
 
 
 FASHION_MNIST = Preprocessing(28, 28, mean=(0.2860,), std=(0.3530,))

@@ -4,7 +4,7 @@
 #include <cstring>
 #include <limits>
 #include <numeric>
-#include <regex>
+#include <string_view>
 
 #include "densenet_deploy/error.hpp"
 #include "densenet_deploy/tensor.hpp"
@@ -38,30 +38,41 @@ std::pair<std::size_t, std::size_t> header_place(const std::filesystem::path& pa
   return {start, length};
 }
 
-std::vector<std::int64_t> parse_shape(const std::filesystem::path& path, const std::string& text) {
+/// What follows `'key':` in the header, a Python literal; nothing where there is no such key.
+std::string_view value_of(std::string_view header, const std::string& key) {
+  const std::size_t place = header.find("'" + key + "':");
+  if (place == std::string_view::npos) return {};
+  header.remove_prefix(place + key.size() + 3);
+  header.remove_prefix(std::min(header.find_first_not_of(' '), header.size()));
+  return header;
+}
+
+/// The integers of a tuple such as `(2, 3)`.
+std::vector<std::int64_t> parse_shape(const std::filesystem::path& path, std::string_view text) {
+  const std::size_t end = text.find(')');
+  const bool tuple = end != std::string_view::npos && text.front() == '(' &&
+                     text.find_first_not_of("0123456789, ", 1) == end;
+  if (!tuple) refuse(path, "no 'shape'");
   std::vector<std::int64_t> shape;
-  const std::regex number("[0-9]+");
-  for (std::sregex_iterator found(text.begin(), text.end(), number), end; found != end; ++found) {
-    if (found->length() > 10) refuse(path, "a dimension of " + found->str());
-    shape.push_back(std::stoll(found->str()));
+  for (std::size_t start = 1; start < end;) {
+    const std::size_t first = text.find_first_not_of(", ", start);
+    if (first == end) break;
+    const std::size_t last = text.find_first_of(", )", first);
+    const std::string number(text.substr(first, last - first));
+    if (number.size() > 10) refuse(path, "a dimension of " + number);
+    shape.push_back(std::stoll(number));
+    start = last;
   }
   return shape;
 }
 
-std::vector<std::int64_t> parse_header(const std::filesystem::path& path,
-                                       const std::string& header) {
-  std::smatch found;
-  if (!std::regex_search(header, found, std::regex("'descr' *: *'([^']*)'"))) {
-    refuse(path, "no 'descr'");
+std::vector<std::int64_t> parse_header(const std::filesystem::path& path, std::string_view header) {
+  const std::string_view type = value_of(header, "descr");
+  if (type.substr(0, 5) != "'<f4'") {
+    refuse(path, "its type is " + std::string(type.substr(0, type.find(','))));
   }
-  if (found[1] != "<f4") refuse(path, "its type is " + found[1].str());
-  if (!std::regex_search(header, std::regex("'fortran_order' *: *False"))) {
-    refuse(path, "not in C order");
-  }
-  if (!std::regex_search(header, found, std::regex("'shape' *: *\\(([0-9, ]*)\\)"))) {
-    refuse(path, "no 'shape'");
-  }
-  return parse_shape(path, found[1]);
+  if (value_of(header, "fortran_order").substr(0, 5) != "False") refuse(path, "not in C order");
+  return parse_shape(path, value_of(header, "shape"));
 }
 
 /// Bytes of a shape; the largest number where it does not fit.
@@ -92,8 +103,7 @@ std::size_t Tensor::row_size() const {
 Tensor read_npy(const std::filesystem::path& path) {
   const std::vector<std::uint8_t> bytes = read_file(path, most_bytes);
   const auto [start, length] = header_place(path, bytes);
-  const std::string header(bytes.begin() + static_cast<std::ptrdiff_t>(start),
-                           bytes.begin() + static_cast<std::ptrdiff_t>(start + length));
+  const std::string_view header(reinterpret_cast<const char*>(bytes.data()) + start, length);
   Tensor tensor;
   tensor.shape = parse_header(path, header);
   const std::size_t payload = bytes.size() - start - length;

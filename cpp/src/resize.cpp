@@ -15,7 +15,7 @@ constexpr std::int32_t half = 1 << (fraction_bits - 1);
 struct Span {
   int first = 0;
   int count = 0;
-  const std::int32_t* weights = nullptr;
+  std::size_t weights = 0;  // index of the first of its weights
 };
 
 /// Spans of the target samples first..first+count along one axis.
@@ -40,10 +40,10 @@ Filter make_filter(int source, int target, int first, int count) {
       const double distance = std::abs((x - centre + 0.5) * (1.0 / support));
       sum += exact[x - low] = std::max(1.0 - distance, 0.0);
     }
-    std::int32_t* weights = filter.weights.data() + most * static_cast<std::size_t>(index);
+    const std::size_t weights = most * static_cast<std::size_t>(index);
     for (int x = 0; x < high - low; ++x) {
       const double weight = sum != 0 ? exact[x] * (1.0 / sum) : exact[x];
-      weights[x] = static_cast<std::int32_t>(0.5 + weight * (1 << fraction_bits));
+      filter.weights[weights + x] = static_cast<std::int32_t>(0.5 + weight * (1 << fraction_bits));
     }
     filter.spans.push_back({low, high - low, weights});
   }
@@ -54,50 +54,77 @@ std::uint8_t rounded(std::int32_t sum) {
   return static_cast<std::uint8_t>(std::clamp(sum >> fraction_bits, 0, 255));
 }
 
+/// Consecutive rows or columns.
+struct Range {
+  int first = 0;
+  int count = 0;
+};
+
+/// All source samples that a filter reads.
+Range sources(const Filter& filter) {
+  const Span &first = filter.spans.front(), &last = filter.spans.back();
+  return {first.first, last.first + last.count - first.first};
+}
+
 template <int channels>
 void filter_row(const std::uint8_t* source, const Filter& filter, std::uint8_t* target) {
   for (const Span& span : filter.spans) {
     std::int32_t sums[channels];
     std::fill_n(sums, channels, half);
     const std::uint8_t* pixel = source + span.first * channels;
+    const std::int32_t* weights = filter.weights.data() + span.weights;
     for (int x = 0; x < span.count; ++x, pixel += channels) {
       for (int channel = 0; channel < channels; ++channel) {
-        sums[channel] += pixel[channel] * span.weights[x];
+        sums[channel] += pixel[channel] * weights[x];
       }
     }
     for (int channel = 0; channel < channels; ++channel) *target++ = rounded(sums[channel]);
   }
 }
 
-/// Rows first..first+count of the image, filtered along x.
-Image along_rows(const Image& image, const Filter& filter, int first, int count) {
-  Image result{static_cast<int>(filter.spans.size()), count, image.channels, {}};
+/// Some rows of the image, filtered along x.
+Image along_rows(const Image& image, const Filter& filter, const Range& rows) {
+  Image result{static_cast<int>(filter.spans.size()), rows.count, image.channels, {}};
   const std::size_t stride = filter.spans.size() * static_cast<std::size_t>(image.channels);
-  result.pixels.resize(stride * static_cast<std::size_t>(count));
+  result.pixels.resize(stride * static_cast<std::size_t>(rows.count));
   const auto filter_one = image.channels == 1 ? &filter_row<1> : &filter_row<3>;
-  for (int row = 0; row < count; ++row) {
-    const auto source = static_cast<std::size_t>(first + row) * image.width * image.channels;
+  for (int row = 0; row < rows.count; ++row) {
+    const auto source = static_cast<std::size_t>(rows.first + row) * image.width * image.channels;
     filter_one(image.pixels.data() + source, filter, result.pixels.data() + row * stride);
   }
   return result;
 }
 
-/// Filters along y an image whose first row is row `offset` of the filter's source.
-Image along_columns(const Image& image, const Filter& filter, int offset) {
-  Image result{image.width, static_cast<int>(filter.spans.size()), image.channels, {}};
+/// Some columns of the image, filtered along y.
+Image along_columns(const Image& image, const Filter& filter, const Range& columns) {
+  Image result{columns.count, static_cast<int>(filter.spans.size()), image.channels, {}};
   const std::size_t stride = static_cast<std::size_t>(image.width) * image.channels;
-  result.pixels.resize(stride * filter.spans.size());
-  std::vector<std::int32_t> sums(stride);
+  std::vector<std::int32_t> sums(static_cast<std::size_t>(columns.count) * image.channels);
+  result.pixels.resize(sums.size() * filter.spans.size());
   std::uint8_t* target = result.pixels.data();
   for (const Span& span : filter.spans) {
     std::fill(sums.begin(), sums.end(), half);
-    for (int y = 0; y < span.count; ++y) {
-      const std::uint8_t* row = image.pixels.data() + (span.first - offset + y) * stride;
-      for (std::size_t x = 0; x < stride; ++x) sums[x] += row[x] * span.weights[y];
+    const std::uint8_t* row =
+        image.pixels.data() + span.first * stride + columns.first * image.channels;
+    for (int y = 0; y < span.count; ++y, row += stride) {
+      const std::int32_t weight = filter.weights[span.weights + y];
+      for (std::size_t x = 0; x < sums.size(); ++x) sums[x] += row[x] * weight;
     }
     for (const std::int32_t sum : sums) *target++ = rounded(sum);
   }
   return result;
+}
+
+/// The same filter over a source that begins at `first`.
+Filter from(Filter filter, int first) {
+  for (Span& span : filter.spans) span.first -= first;
+  return filter;
+}
+
+/// Which pass Pillow 13 begins with: along columns where the height shrinks far more than the width.
+/// Earlier versions always begin along rows; the results differ by one step at most.
+bool columns_first(const Image& image, int width, int height) {
+  return image.height - height > std::max(0, 2 * (image.width - width));
 }
 
 Image cropped(const Image& image, const Box& part) {
@@ -115,18 +142,21 @@ Image cropped(const Image& image, const Box& part) {
 }  // namespace
 
 Image resize_bilinear(const Image& image, int width, int height, const Box& part) {
+  const Range rows{part.top, part.height}, columns{part.left, part.width};
   const bool wide = image.width != width, high = image.height != height;
-  if (!wide) {  // Pillow leaves out a pass that changes nothing
-    Image columns = cropped(image, {part.left, 0, part.width, image.height});
-    if (!high) return cropped(columns, {0, part.top, part.width, part.height});
-    return along_columns(columns, make_filter(image.height, height, part.top, part.height), 0);
+  if (!wide && !high) return cropped(image, part);  // Pillow leaves out a pass that changes nothing
+  const Filter horizontal = wide ? make_filter(image.width, width, part.left, part.width) : Filter();
+  const Filter vertical = high ? make_filter(image.height, height, part.top, part.height) : Filter();
+  if (!wide) return along_columns(image, vertical, columns);
+  if (!high) return along_rows(image, horizontal, rows);
+  if (columns_first(image, width, height)) {
+    const Range needed = sources(horizontal);
+    return along_rows(along_columns(image, vertical, needed), from(horizontal, needed.first),
+                      {0, part.height});
   }
-  const Filter horizontal = make_filter(image.width, width, part.left, part.width);
-  if (!high) return along_rows(image, horizontal, part.top, part.height);
-  const Filter vertical = make_filter(image.height, height, part.top, part.height);
-  const int first = vertical.spans.front().first;
-  const int end = vertical.spans.back().first + vertical.spans.back().count;
-  return along_columns(along_rows(image, horizontal, first, end - first), vertical, first);
+  const Range needed = sources(vertical);
+  return along_columns(along_rows(image, horizontal, needed), from(vertical, needed.first),
+                       {0, part.width});
 }
 
 }  // namespace densenet_deploy

@@ -44,12 +44,14 @@ TEST(Npy, RefusesWhatItCannotRead) {
   };
   refused("", "no NumPy magic");
   refused(npy(header("(2,)"), 8, 9), "format version 9");
-  refused(npy(header("(2,)", "<f8"), 16), "its type is <f8");
-  refused(npy(header("(2,)", "|O"), 16), "its type is |O");
+  refused(npy(header("(2,)", "<f8"), 16), "its type is '<f8'");
+  refused(npy(header("(2,)", "|O"), 16), "its type is '|O'");
   refused(npy(header("(2, 3)", "<f4", "True"), 24), "not in C order");
   refused(npy(header("(2,)"), 7), "with 7 bytes");
   refused(npy(header("(2,)"), 9), "with 9 bytes");
   refused(npy(header("(-1,)"), 4), "no 'shape'");
+  refused(npy(header("(2"), 8), "no 'shape'");
+  refused(npy("{}", 8), "its type is ");
   refused(npy(header("(4000000000, 4000000000, 4000000000)"), 4), "with 4 bytes");
   refused(npy(header("(99999999999999999999,)"), 4), "a dimension of");
   refused(std::string("\x93NUMPY\x01\0\xff\xff", 10) + "{}", "header cut short");
