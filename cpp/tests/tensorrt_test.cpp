@@ -168,6 +168,58 @@ TEST_F(Gpu, RunsOnDeviceMemoryInTheOrderOfTheStream) {
   }
 }
 
+TEST_F(Gpu, FinishesItsWorkBeforeItIsDestroyed) {
+  const dd::Tensor given = images(2);
+  const DeviceArray input(given.values.size()), output(2 * classes);
+  cudaStream_t stream = nullptr;
+  cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking);
+  {
+    const dd::Engine engine = load();
+    const std::size_t size = given.values.size() * sizeof(float);
+    cudaMemcpyAsync(input.get(), given.values.data(), size, cudaMemcpyHostToDevice, stream);
+    engine.run_device(input.get(), 2, output.get(), stream);
+  }
+  EXPECT_EQ(output.values(), expected(given));  // after the copy on the caller's stream
+  cudaStreamSynchronize(stream);
+  cudaStreamDestroy(stream);
+}
+
+TEST_F(Gpu, WorksAgainAfterWhicheverCallFailed) {
+  const dd::Engine engine = load();
+  int failures = 0;
+  for (std::int64_t rows = 1; rows <= 20; ++rows) {  // new sizes: each is captured
+    simulated::fail_at(static_cast<int>(rows));
+    try {
+      engine.run(images(rows));
+    } catch (const dd::BackendError&) {
+      ++failures;
+    }
+    simulated::fail_at(0);
+    EXPECT_EQ(engine.run(images(rows)).values, expected(images(rows))) << "after call " << rows;
+  }
+  EXPECT_GT(failures, 12);
+}
+
+TEST_F(Gpu, LeavesDeviceMemoryAloneAfterAFailure) {
+  const dd::Engine engine = load();
+  int failures = 0;
+  for (int failing = 1; failing <= 16; ++failing) {
+    {
+      const DeviceArray input(image_size), output(classes);
+      simulated::fail_at(failing);
+      try {
+        engine.run_device(input.get(1), 1, output.get(1), nullptr);
+      } catch (const dd::BackendError&) {
+        ++failures;
+      }
+      simulated::fail_at(0);
+      if (failures < failing) cudaStreamSynchronize(nullptr);  // it did not fail
+    }  // the arrays are gone now: AddressSanitizer sees who touches them later
+    EXPECT_EQ(engine.run(images(3)).values, expected(images(3)));
+  }
+  EXPECT_GT(failures, 8);
+}
+
 TEST_F(Gpu, DoesNotCopyAlignedDeviceMemory) {
   const dd::Engine engine = load();
   const DeviceArray input(image_size), output(classes);

@@ -146,6 +146,7 @@ cudaError_t cudaStreamDestroy(cudaStream_t stream) {
 cudaError_t cudaStreamSynchronize(cudaStream_t handle) {
   const Lock lock(streams);
   Stream& stream = stream_of(handle);
+  if (stream.capturing) return cudaErrorStreamCaptureUnsupported;
   stream.work_until(stream.given);
   return status();
 }

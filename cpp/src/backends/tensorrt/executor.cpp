@@ -142,20 +142,15 @@ void Executor::run(const float* images, float* logits, const Piece& piece) {
   for (std::int64_t padded = piece.rows; padded < piece.batch; ++padded) {
     std::memcpy(given + row * padded, given + row * (piece.rows - 1), row);
   }
-  try {
-    cuda::check(cudaMemcpyAsync(buffers.device_images.get(), given, row * piece.batch,
-                                cudaMemcpyHostToDevice, stream_.get()),
-                "cudaMemcpyAsync");
-    compute(piece, buffers);
-    cuda::check(cudaMemcpyAsync(buffers.logits.get(), buffers.device_logits.get(),
-                                bytes(piece.batch, loaded_.output), cudaMemcpyDeviceToHost,
-                                stream_.get()),
-                "cudaMemcpyAsync");
-    cuda::check(cudaStreamSynchronize(stream_.get()), "cudaStreamSynchronize");
-  } catch (...) {
-    cudaStreamSynchronize(stream_.get());  // copies must not meet the next request
-    throw;
-  }
+  cuda::check(cudaMemcpyAsync(buffers.device_images.get(), given, row * piece.batch,
+                              cudaMemcpyHostToDevice, stream_.get()),
+              "cudaMemcpyAsync");
+  compute(piece, buffers);
+  cuda::check(cudaMemcpyAsync(buffers.logits.get(), buffers.device_logits.get(),
+                              bytes(piece.batch, loaded_.output), cudaMemcpyDeviceToHost,
+                              stream_.get()),
+              "cudaMemcpyAsync");
+  cuda::check(cudaStreamSynchronize(stream_.get()), "cudaStreamSynchronize");
   std::memcpy(logits, buffers.logits.get(), bytes(piece.rows, loaded_.output));
 }
 
