@@ -53,10 +53,11 @@ def classify(
     pixels = np.stack([manifest.preprocessing.read(path) for path in images])
     with open_with_fallback(bundle, backend, precision, fallback=fallback, say=say) as runner:
         logits = predict(runner, pixels)
-    return [_best(row, manifest.labels, top) for row in logits]
+    return [best(row, manifest.labels, top) for row in logits]
 
 
-def _best(logits: Array, labels: tuple[str, ...], top: int) -> list[Candidate]:
+def best(logits: Array, labels: tuple[str, ...], top: int) -> list[Candidate]:
+    """The `top` most probable classes of one row of logits (classes,), best first."""
     exponentials = np.exp(logits.astype(np.float64) - logits.max())
     probabilities = exponentials / exponentials.sum()
     return [

@@ -186,8 +186,10 @@ def _environments(environments: dict[str, Any]) -> list[str]:
 
 
 def _software(environment: dict[str, Any]) -> str:
-    packages = ", ".join(f"{k} {v}" for k, v in environment.get("packages", {}).items())
-    return f"Python {environment.get('python', '?')}, {packages}"
+    """What ran: Python and its packages, or a C++ program, its compiler and its libraries."""
+    language = {"Python": environment.get("python"), "compiled by": environment.get("compiler")}
+    named = {**{k: v for k, v in language.items() if v}, **environment.get("packages", {})}
+    return ", ".join(f"{name} {version}" for name, version in named.items())
 
 
 def plot(records: dict[str, Any], path: Path, title: str) -> None:

@@ -1,7 +1,8 @@
 """Suites: one TOML file says what is measured, and what must come out.
 
 Its `kind` says which measure: `latency` times sides against each other, `accuracy` asks int8 graphs
-about every test image, `traffic` counts the bytes that TensorRT-RTX's kernels move.
+about every test image, `traffic` counts the bytes that TensorRT-RTX's kernels move, `embedding`
+times the C++ runtime against the Python one.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from densenet_deploy import schema
+from densenet_deploy.embedding_suite import EmbeddingSuite
 from densenet_deploy.errors import RecipeError
 from densenet_deploy.paired import LEAST_PAIRS
 from densenet_deploy.recipe import DataConfig, Target, recipe_folder
@@ -282,11 +284,12 @@ class TrafficSuite:
         return dataclasses.asdict(self)
 
 
-Suite = LatencySuite | AccuracySuite | TrafficSuite
-KINDS: dict[str, type[LatencySuite] | type[AccuracySuite] | type[TrafficSuite]] = {
+Suite = LatencySuite | AccuracySuite | TrafficSuite | EmbeddingSuite
+KINDS: dict[str, type[Suite]] = {
     "latency": LatencySuite,
     "accuracy": AccuracySuite,
     "traffic": TrafficSuite,
+    "embedding": EmbeddingSuite,
 }
 
 

@@ -12,6 +12,7 @@ from densenet_deploy.results import milliseconds
 
 if TYPE_CHECKING:
     from densenet_deploy.compete import Competition, Judged
+    from densenet_deploy.embedding import Compared, Embedding, Started
     from densenet_deploy.fidelity import Averaged, Scored
     from densenet_deploy.score import Scores
     from densenet_deploy.weigh import Weighed, Weighing
@@ -27,6 +28,13 @@ _ACCURACY = (
 _TRAFFIC = (
     *("model", "graph", "MB in", "MB out", "MB", "kernels", "Int8 convolutions"),
     *("floor", "verdict", "goal", "verdict", "seconds"),
+)
+_EMBEDDING = (
+    *("model", "precision", "part", "C++ ms", "Python ms", "Python / C++", "95 % interval"),
+    *("floor", "verdict"),
+)
+_STARTS = (
+    *("model", "precision", "C++ start ms", "Python start ms", "C++ peak MiB", "Python peak MiB"),
 )
 
 
@@ -131,6 +139,43 @@ def _weighed(one: Weighed) -> tuple[str, ...]:
         _limit(one.goal),
         one.goal_verdict or "-",
         f"{one.make_seconds + one.build_seconds:.1f}",
+    )
+
+
+def embedding(found: Embedding) -> None:
+    """Prints a row for each comparison, then the cold starts."""
+    title = f"{found.suite.description or found.suite.name}; {found.pairs} pairs, "
+    show.table(_EMBEDDING, map(_embedded, found.compared), f"{title}{found.threads} threads")
+    typer.echo()
+    times = f"cold start for one image, medians of {found.suite.starts}"
+    show.table(_STARTS, map(_started, found.started), times)
+    if found.pairs < LEAST_PAIRS:
+        typer.echo(f"a trial: fewer than {LEAST_PAIRS} pairs decide nothing")
+
+
+def _embedded(one: Compared) -> tuple[str, ...]:
+    record, ratio = one.to_dict(), one.speedup
+    return (
+        one.claim.model,
+        one.claim.precision,
+        one.claim.part,
+        milliseconds(record["cpp_median_seconds"]),
+        milliseconds(record["python_median_seconds"]),
+        f"{ratio.median:.2f}",
+        f"[{ratio.low:.2f}, {ratio.high:.2f}]",
+        _limit(one.claim.floor),
+        one.verdict or "-",
+    )
+
+
+def _started(one: Started) -> tuple[str, ...]:
+    record = one.to_dict()
+    sides = ("cpp", "python")
+    return (
+        one.model,
+        one.precision,
+        *(f"{1000 * record[f'{side}_median_seconds']:.0f}" for side in sides),
+        *(f"{record[f'{side}_median_peak_bytes'] / 2**20:.0f}" for side in sides),
     )
 
 

@@ -12,6 +12,7 @@ import typer
 
 from densenet_deploy.cli import show, suite_tables
 from densenet_deploy.cli.options import DataDirectory, Json, Quiet, integers, tracker
+from densenet_deploy.embedding_suite import EmbeddingSuite
 from densenet_deploy.errors import RecipeError
 from densenet_deploy.files import replacing_file
 from densenet_deploy.progress import Track
@@ -20,9 +21,10 @@ from densenet_deploy.suite import AccuracySuite, LatencySuite, Suite, TrafficSui
 
 Options = Mapping[str, Any]
 _KINDS = {  # that have an option
-    "--model": ("latency", "traffic"),
+    "--model": ("latency", "traffic", "embedding"),
     "--batch": ("latency",),
-    "--pairs": ("latency",),
+    "--pairs": ("latency", "embedding"),
+    "--program": ("embedding",),
     "--target": ("accuracy",),
     "--seed": ("accuracy",),
     "--data-dir": ("accuracy",),
@@ -55,6 +57,12 @@ def suite(
         ),
     ] = None,
     data_dir: DataDirectory = "",
+    program: Annotated[
+        str,
+        typer.Option(
+            "--program", metavar="PATH", help="The C++ program (default: this checkout's)."
+        ),
+    ] = "",
     out: Annotated[
         Path | None,
         typer.Option("--out", help="Write the records: a .json file, or a device's folder."),
@@ -62,7 +70,7 @@ def suite(
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Measure what a suite claims: latency, accuracy or traffic; exit 1 if a floor fails."""
+    """Measure what a suite claims: latency, accuracy, traffic, C++; exit 1 if a floor fails."""
     chosen = load_suite(name)
     options: Options = {
         "--model": model,
@@ -71,6 +79,7 @@ def suite(
         "--target": target,
         "--seed": seed,
         "--data-dir": data_dir,
+        "--program": program,
     }
     _check_options(chosen, options)
     found, tell = _run(chosen, options, tracker(quiet))
@@ -102,6 +111,8 @@ def _run(chosen: Suite, options: Options, track: Track) -> tuple[Any, Callable[[
         return _latency(chosen, options, track), suite_tables.latency
     if isinstance(chosen, AccuracySuite):
         return _accuracy(chosen, options, track), suite_tables.accuracy
+    if isinstance(chosen, EmbeddingSuite):
+        return _embedding(chosen, options, track), suite_tables.embedding
     return _traffic(chosen, options, track), suite_tables.traffic
 
 
@@ -131,3 +142,10 @@ def _traffic(chosen: TrafficSuite, options: Options, track: Track) -> Any:
     from densenet_deploy.weigh import weigh
 
     return weigh(chosen, options["--model"] or (), track)
+
+
+def _embedding(chosen: EmbeddingSuite, options: Options, track: Track) -> Any:
+    from densenet_deploy.embedding import embed, find_program
+
+    program = find_program(options["--program"])
+    return embed(chosen, program, options["--model"] or (), options["--pairs"], track)

@@ -1,4 +1,4 @@
-"""Python and C++ must agree about every manifest: one contract, two readers, independently written."""
+"""Python and C++ must agree about every manifest: one contract, two independent readers."""
 
 from __future__ import annotations
 

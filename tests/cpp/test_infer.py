@@ -93,7 +93,11 @@ def test_verify_has_pythons_records(infer: Path, fashion_bundle: Path, bundle: B
 
 
 def test_verify_takes_other_images(
-    infer: Path, fashion_bundle: Path, bundle: Bundle, sample: tuple[ImageSet, ImageSet], tmp_path: Path
+    infer: Path,
+    fashion_bundle: Path,
+    bundle: Bundle,
+    sample: tuple[ImageSet, ImageSet],
+    tmp_path: Path,
 ) -> None:
     """On Python's logits of 100 images, and then on ones that are wrong for two."""
     images = bundle.manifest.preprocessing.normalise(sample[1].pixels[:100])
@@ -113,7 +117,9 @@ def test_verify_takes_other_images(
     assert "agreement 98.00 %, required 100 %" in wrong.json["parity"][0]["failures"]
 
 
-def test_bench_has_pythons_records(infer: Path, fashion_bundle: Path, tmp_path: Path) -> None:
+def test_bench_has_pythons_records(
+    infer: Path, fashion_bundle: Path, bundle: Bundle, tmp_path: Path
+) -> None:
     out = tmp_path / "cpp.json"
     options = ["--batch", "1,3", "--seconds", "0.1", "--threads", "1", "--out", out]
     done = run(infer, "bench", fashion_bundle, *options)
@@ -131,7 +137,10 @@ def test_bench_has_pythons_records(infer: Path, fashion_bundle: Path, tmp_path: 
             assert item["p50_seconds"] == pytest.approx(middle, rel=1e-3)
     assert len(records["measurements"]) == 2 * len(PRECISIONS)
     assert records["bundle"]["recipe_digest"] == open_bundle(fashion_bundle).manifest.recipe_digest
-    assert records["bundle"]["graphs_sha256"] == open_bundle(fashion_bundle).identity()["graphs_sha256"]
+    assert (
+        records["bundle"]["graphs_sha256"]
+        == open_bundle(fashion_bundle).identity()["graphs_sha256"]
+    )
     assert records["bundle"]["manifest_sha256"] == open_bundle(fashion_bundle).digest
     assert 20 << 20 < records["process"]["peak_memory_bytes"] < 2 << 30
     assert len(report.rows(report.read_records(out))) == 6
@@ -195,7 +204,9 @@ def test_a_failed_run_leaves_earlier_outputs_alone(
     assert out.read_text() == "earlier"
 
 
-def test_a_bundle_of_seeded_weights_says_so(infer: Path, tiny_run: Finished, tmp_path: Path) -> None:
+def test_a_bundle_of_seeded_weights_says_so(
+    infer: Path, tiny_run: Finished, tmp_path: Path
+) -> None:
     assert tiny_run.code == 0, tiny_run.err
     image = tiny_run.directory / open_bundle(tiny_run.directory).manifest.samples[0]
     done = run(infer, "classify", tiny_run.directory, image)
@@ -204,7 +215,9 @@ def test_a_bundle_of_seeded_weights_says_so(infer: Path, tiny_run: Finished, tmp
 
 
 @pytest.mark.parametrize("command", ["classify", "verify", "bench"])
-def test_sanitizers_find_nothing(asan: Path, fashion_bundle: Path, bundle: Bundle, command: str) -> None:
+def test_sanitizers_find_nothing(
+    asan: Path, fashion_bundle: Path, bundle: Bundle, command: str
+) -> None:
     images = [bundle.file(name) for name in bundle.manifest.samples]
     options = {"classify": images, "verify": [], "bench": ["--seconds", "0.05", "--batch", "1,3"]}
     done = run(asan / "app" / "densenet-infer", command, fashion_bundle, *options[command])

@@ -70,9 +70,7 @@ def in_both(
     pixels, tensor = folder / "pixels", folder / "input.npy"
     request = {"mean": how.mean, "std": how.std, "resize": how.resize}
     request |= {"height": how.height, "width": how.width}
-    said = probe.ask(
-        preprocess=str(image), pixels=str(pixels), input=str(tensor), **request
-    )
+    said = probe.ask(preprocess=str(image), pixels=str(pixels), input=str(tensor), **request)
     nothing = np.zeros(0, np.uint8)
     try:
         expected, error = how.read(image), ""
@@ -167,7 +165,9 @@ def _png_of(samples: np.ndarray, bits: int, colour: int) -> bytes:
     import zlib
 
     def chunk(kind: bytes, data: bytes) -> bytes:
-        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        return (
+            struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        )
 
     height, width = samples.shape[:2]
     rows = b"".join(b"\0" + row.tobytes() for row in samples)

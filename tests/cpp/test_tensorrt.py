@@ -110,7 +110,9 @@ def bundles(fashion_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> P
 
 def test_without_a_device_it_says_so(linked: Path, fashion_bundle: Path, gpu_less: None) -> None:
     done = run(linked, "backends")
-    assert re.search(r"^tensorrt: no CUDA device \(.+\) \(TensorRT 10\.15\.1\.29\)$", done.out, re.M)
+    assert re.search(
+        r"^tensorrt: no CUDA device \(.+\) \(TensorRT 10\.15\.1\.29\)$", done.out, re.M
+    )
     done = run(linked, "verify", fashion_bundle, "--backend", "tensorrt")
     assert done.code == 2
     assert done.err.startswith("error: tensorrt cannot run here: no CUDA device (")
@@ -141,7 +143,11 @@ def test_it_compiles_without_warnings(folder: str, sdk: list[str], cpu: Path) ->
     options = dict(option[2:].split("=", 1) for option in sdk)
     headers = folder or options["TensorRT_INCLUDE_DIR"]
     command = ["c++", "-std=c++17", "-fsyntax-only", "-Wall", "-Wextra", "-Wpedantic", "-Werror"]
-    command += ["-Werror=deprecated-declarations", f"-I{PROJECT / 'include'}", f"-I{PROJECT / 'src'}"]
+    command += [
+        "-Werror=deprecated-declarations",
+        f"-I{PROJECT / 'include'}",
+        f"-I{PROJECT / 'src'}",
+    ]
     command += [f"-I{cpu / 'include'}", "-isystem", headers]
     command += ["-isystem", options["TensorRT_CUDA_INCLUDE_DIR"]]
     for source in sorted((PROJECT / "src" / "backends" / "tensorrt").glob("*.cpp")):
