@@ -9,6 +9,16 @@ namespace {
 
 constexpr std::int64_t largest_batch = 64;
 
+std::vector<std::vector<Candidate>> all_best(const Bundle& bundle, const Engine& engine,
+                                             const Tensor& images, int top) {
+  const Tensor logits = predict(bundle, engine, images);
+  std::vector<std::vector<Candidate>> found;
+  for (std::int64_t row = 0; row < logits.rows(); ++row) {
+    found.push_back(best(logits.row(row), logits.row_size(), bundle.manifest().labels, top));
+  }
+  return found;
+}
+
 }  // namespace
 
 Classifier::Classifier(const Bundle& bundle, const EngineOptions& options)
@@ -19,18 +29,12 @@ std::vector<Candidate> Classifier::classify(const std::filesystem::path& image, 
 }
 
 std::vector<Candidate> Classifier::classify(const Image& image, int top) const {
-  return classify(std::vector<Image>{image}, top).front();
+  return all_best(bundle_, engine_, bundle_.manifest().preprocessing.prepare(image), top).front();
 }
 
 std::vector<std::vector<Candidate>> Classifier::classify(const std::vector<Image>& images,
                                                          int top) const {
-  const Manifest& manifest = bundle_.manifest();
-  const Tensor logits = predict(bundle_, engine_, manifest.preprocessing.prepare(images));
-  std::vector<std::vector<Candidate>> found;
-  for (std::int64_t row = 0; row < logits.rows(); ++row) {
-    found.push_back(best(logits.row(row), logits.row_size(), manifest.labels, top));
-  }
-  return found;
+  return all_best(bundle_, engine_, bundle_.manifest().preprocessing.prepare(images), top);
 }
 
 std::vector<Candidate> best(const float* logits, std::size_t classes,
@@ -56,6 +60,7 @@ std::vector<Candidate> best(const float* logits, std::size_t classes,
 Tensor predict(const Bundle& bundle, const Engine& engine, const Tensor& images) {
   const Batch& batch = bundle.manifest().batch;
   const std::int64_t size = std::max(batch.min, std::min(batch.max, largest_batch));
+  if (batch.min <= images.rows() && images.rows() <= size) return engine.run(images);
   Tensor logits;
   logits.shape = {images.rows(), engine.output().shape.front()};
   for (std::int64_t start = 0; start < images.rows(); start += size) {

@@ -51,6 +51,12 @@ std::array<float, 256> value_table(double mean, double std) {
   return table;
 }
 
+/// target[i] = table[samples[i * step]]; a plain loop over pointers, so that nothing is read twice.
+void look_up(const std::uint8_t* samples, std::size_t step, const float* table, float* target,
+             std::size_t count) {
+  for (std::size_t index = 0; index < count; ++index) target[index] = table[samples[index * step]];
+}
+
 void check(const Image& image) {
   const auto size = static_cast<std::size_t>(std::max(image.width, 0)) *
                     static_cast<std::size_t>(std::max(image.height, 0));
@@ -62,6 +68,26 @@ void check(const Image& image) {
                         std::to_string(image.pixels.size()) + " bytes",
                     "1 or 3 channels, and as many bytes as the three multiply to");
   }
+}
+
+Tensor prepare_all(const Preprocessing& how, const Image* images, std::size_t count) {
+  const auto channels = static_cast<std::size_t>(how.channels());
+  const std::size_t plane = static_cast<std::size_t>(how.height) * how.width;
+  std::vector<std::array<float, 256>> tables;
+  for (std::size_t channel = 0; channel < channels; ++channel) {
+    tables.push_back(value_table(how.mean[channel], how.std[channel]));
+  }
+  Tensor tensor;
+  tensor.shape = {static_cast<std::int64_t>(count), how.channels(), how.height, how.width};
+  tensor.values.resize(count * channels * plane);
+  float* target = tensor.values.data();
+  for (std::size_t index = 0; index < count; ++index) {
+    const Image pixels = how.geometry(images[index]);
+    for (std::size_t channel = 0; channel < channels; ++channel, target += plane) {
+      look_up(pixels.pixels.data() + channel, channels, tables[channel].data(), target, plane);
+    }
+  }
+  return tensor;
 }
 
 }  // namespace
@@ -81,28 +107,11 @@ Image Preprocessing::geometry(const Image& image) const {
   return resize_bilinear(image, w, h, {margin(w, width), margin(h, height), width, height});
 }
 
+Tensor Preprocessing::prepare(const Image& image) const { return prepare_all(*this, &image, 1); }
+
 Tensor Preprocessing::prepare(const std::vector<Image>& images) const {
   if (images.empty()) throw DataError("no image", "at least one");
-  const std::size_t plane = static_cast<std::size_t>(height) * width;
-  const auto count = static_cast<std::size_t>(channels());
-  Tensor tensor;
-  tensor.shape = {static_cast<std::int64_t>(images.size()), channels(), height, width};
-  tensor.values.resize(images.size() * count * plane);
-  std::vector<std::array<float, 256>> tables;
-  for (std::size_t channel = 0; channel < count; ++channel) {
-    tables.push_back(value_table(mean[channel], std[channel]));
-  }
-  float* target = tensor.values.data();
-  for (const Image& image : images) {
-    const Image pixels = geometry(image);
-    for (std::size_t channel = 0; channel < count; ++channel) {
-      const std::uint8_t* sample = pixels.pixels.data() + channel;
-      for (std::size_t index = 0; index < plane; ++index, sample += count) {
-        *target++ = tables[channel][*sample];
-      }
-    }
-  }
-  return tensor;
+  return prepare_all(*this, images.data(), images.size());
 }
 
 }  // namespace densenet_deploy

@@ -30,7 +30,7 @@ TEST(Preprocessing, ConvertsChannelsBothWays) {
 }
 
 TEST(Preprocessing, NormalisesChannelByChannel) {
-  const dd::Tensor tensor = imagenet.prepare({plain(224, 224, 3, 255)});
+  const dd::Tensor tensor = imagenet.prepare(plain(224, 224, 3, 255));
   EXPECT_EQ(tensor.shape, (std::vector<std::int64_t>{1, 3, 224, 224}));
   for (int channel = 0; channel < 3; ++channel) {
     const double expected = (1 - imagenet.mean[channel]) / imagenet.std[channel];
@@ -47,5 +47,5 @@ TEST(Preprocessing, RefusesImagesThatContradictThemselves) {
   EXPECT_REFUSED(imagenet.geometry({2, 2, 3, {1, 2, 3}}), dd::DataError, "3 bytes");
   EXPECT_REFUSED(imagenet.geometry(plain(2, 2, 4, 0)), dd::DataError, "4 channels");
   EXPECT_REFUSED(imagenet.geometry({}), dd::DataError, "0x0");
-  EXPECT_REFUSED(imagenet.prepare({}), dd::DataError, "no image");
+  EXPECT_REFUSED(imagenet.prepare(std::vector<dd::Image>()), dd::DataError, "no image");
 }

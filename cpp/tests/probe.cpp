@@ -25,7 +25,7 @@ void preprocess(const Json& request) {
   std::ofstream(request["pixels"].get<std::string>(), std::ios::binary)
       .write(reinterpret_cast<const char*>(pixels.pixels.data()),
              static_cast<std::streamsize>(pixels.pixels.size()));
-  write_npy(request["input"].get<std::string>(), preprocessing.prepare({image}));
+  write_npy(request["input"].get<std::string>(), preprocessing.prepare(image));
 }
 
 Json answer(const Json& request) {

@@ -31,9 +31,10 @@ struct DENSENET_DEPLOY_EXPORT Preprocessing {
   ///                    is empty or of neither 1 nor 3 channels.
   Image geometry(const Image& image) const;
 
-  /// Normalised images (N, channels, height, width) of images of any size.
+  /// Normalised images (N, channels, height, width) of one image or several, of any size.
   ///
   /// @throws DataError  See `geometry`; also where there is no image.
+  Tensor prepare(const Image& image) const;
   Tensor prepare(const std::vector<Image>& images) const;
 };
 
