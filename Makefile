@@ -4,7 +4,7 @@ BIN := $(VENV)/bin
 PYTHON ?= python3
 INSTALLED := $(VENV)/.installed
 
-.PHONY: install demo test test-gpu bench-gpu check format clean
+.PHONY: install demo test cpp test-gpu bench-gpu check format clean
 
 install: $(INSTALLED)
 
@@ -21,6 +21,9 @@ demo: install ## export, quantize, build, verify, bench and bundle the shipped m
 test: install ## the complete CPU test suite
 	$(BIN)/python -m pytest
 
+cpp: install ## build the C++ runtime and test it, alone and against Python
+	$(BIN)/python -m pytest tests/cpp
+
 test-gpu: install ## what only a GPU can show
 	$(BIN)/python -m pytest tests/gpu -rs
 
@@ -32,15 +35,19 @@ bench-gpu: install ## every GPU backend that runs here, into benchmarks/results/
 	$(BIN)/densenet-deploy export densenet121 --out work/densenet121-gpu
 	$(BENCH_GPU) work/densenet121-gpu --out 'benchmarks/results/{device}/densenet121-gpu.json'
 
+CPP_FILES = $(shell find cpp examples -path cpp/build -prune -o -name '*.[ch]pp' -print)
+
 check: install ## lint, format, types, import rules
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	@$(BIN)/clang-format --dry-run --Werror $(CPP_FILES)
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
 format: install
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+	@$(BIN)/clang-format -i $(CPP_FILES)
 
 clean:
-	rm -rf $(VENV) work build dist .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) work build dist cpp/build .pytest_cache .mypy_cache .ruff_cache

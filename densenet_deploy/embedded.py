@@ -35,14 +35,15 @@ _LEAST_REQUESTS = 3
 _TOP = 3
 METHOD = (
     "A sample is the median host wall time of consecutive requests after one that is not timed: "
-    "at least 3 requests and about 50 ms. Engine: a normalised image in to logits out. Image: an "
-    "image file to its three most probable classes: reading, decoding, resizing, normalising, the "
-    "engine, softmax. Either side runs in a process of its own, loaded once and warmed up until its "
-    "median settles or for 2 s. In every round each side gives one sample, one at a time, in an "
-    "order that is reversed every second round. A ratio is the median over the rounds of Python / "
-    "C++, with its 95 % percentile bootstrap interval. Cold start is the time from starting "
-    "`densenet-deploy predict` or `densenet-infer classify` to its end, for one image; peak memory "
-    "is that process's largest resident set. No sample is dropped."
+    "at least 3 requests and about 50 ms. Engine: a normalised image in to logits out. Image: "
+    "an image file to its three most probable classes: reading, decoding, resizing, "
+    "normalising, the engine, softmax. Either side runs in a process of its own, loaded once "
+    "and warmed up until its median settles or for 2 s. In every round each side gives one "
+    "sample, one at a time, in an order that is reversed every second round. A ratio is the "
+    "median over the rounds of Python / C++, with its 95 % percentile bootstrap interval. Cold "
+    "start is the time from starting `densenet-deploy predict` or `densenet-infer classify` to "
+    "its end, for one image; peak memory is that process's largest resident set. No sample is "
+    "dropped."
 )
 
 

@@ -262,3 +262,13 @@ def test_any_damage_is_a_data_error(
         assert "damaged" in str(error) or "resized" in str(error)
     else:
         assert (pixels.dtype, pixels.shape) == (np.uint8, (8, 8, 3))
+
+
+@pytest.mark.parametrize("suffix", ["png", "tiff"])
+def test_16_bit_grayscale_keeps_its_high_byte(tmp_path: Path, suffix: str) -> None:
+    """Pillow's own conversion clips at 255 of 65,535: nearly all white."""
+    samples = np.array([[0, 255, 256, 0x1234], [0x7FFF, 0x8000, 0xFF00, 0xFFFF]], np.uint16)
+    path = tmp_path / f"image.{suffix}"
+    Image.fromarray(samples).save(path)
+    how = Preprocessing(2, 4, (0.5,), (0.5,))
+    assert how.read(path)[:, :, 0].tolist() == [[0, 0, 1, 0x12], [0x7F, 0x80, 0xFF, 0xFF]]

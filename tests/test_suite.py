@@ -11,6 +11,7 @@ import pytest
 
 from densenet_deploy import suite as suites
 from densenet_deploy.choose import find_recipe
+from densenet_deploy.embedding_suite import EmbeddingSuite
 from densenet_deploy.errors import RecipeError
 from densenet_deploy.recipe import DataConfig, load_recipe
 from densenet_deploy.suite import (
@@ -53,6 +54,7 @@ candidate = "before"
 baseline = "after"
 models = ["densenet-bc-16-4"]
 """
+EMBEDDING = {"kind": "embedding", "name": "small", "models": ["densenet-bc-10-4"]}
 ACCURACY = """
 kind = "accuracy"
 name = "small"
@@ -208,6 +210,13 @@ def traffic(*place: Any, value: Any) -> dict[str, Any]:
         (traffic("graphs", value=["fp16"]), "a limit names graph 'int8', which is not compiled"),
         (traffic("limits", 1, "models", value=["x"]), "names model 'x'; there are: densenet-bc-10"),
         (traffic("limits", 1, "goal", value=0), "megabytes and goal must be positive"),
+        (EMBEDDING | {"models": []}, "models must not be empty"),
+        (EMBEDDING | {"precisions": ["fp32", "fp32"]}, "precisions must not be empty, and each"),
+        (EMBEDDING | {"precisions": ["bf16"]}, "precisions[0] is 'bf16', expected one of: fp32"),
+        (EMBEDDING | {"floor": 0}, "floor and starts must be positive"),
+        (EMBEDDING | {"starts": 0}, "floor and starts must be positive"),
+        (EMBEDDING | {"pairs": 3}, "pairs must be at least 20"),
+        (EMBEDDING | {"backend": "tensorrt"}, "backend is 'tensorrt', expected one of: openvino"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
@@ -230,7 +239,8 @@ def test_a_file_that_is_not_there_or_not_toml(tmp_path: Path) -> None:
 
 
 def test_the_package_ships_suites() -> None:
-    assert SHIPPED == ["fp32-cpu", "int8-accuracy", "int8-cpu", "int8-family", "int8-traffic"]
+    int8 = ["int8-accuracy", "int8-cpu", "int8-family", "int8-traffic"]
+    assert SHIPPED == ["embedding", "fp32-cpu", *int8]
 
 
 @pytest.mark.parametrize("name", SHIPPED)
@@ -241,8 +251,11 @@ def test_shipped_suites_can_run(name: str) -> None:
     if isinstance(found, AccuracySuite):
         assert load_recipe(found.recipe).model.weights
         return
-    for model in found.models:
-        assert find_recipe(model).model.weights == ""
+    recipes = {model: find_recipe(model) for model in found.models}
+    if isinstance(found, EmbeddingSuite):  # an unknown model would have been refused
+        return
+    for model, recipe in recipes.items():
+        assert recipe.model.weights == ""
         if isinstance(found, TrafficSuite):
             assert any(found.limits_at(model, graph) for graph in found.graphs)
         else:

@@ -98,7 +98,7 @@ void measure_job(const dd::Bundle& bundle, const dd::Tensor& images, const Job& 
   engine.run(dd::Rotation(images, bundle.manifest().batch.min).next());
   const double load_seconds = seconds_since(began);
   found.devices.insert(engine.device());
-  const int threads = options.sweep.threads != 0 ? options.sweep.threads : usable_cores();
+  const int threads = options.sweep.threads != 0 ? options.sweep.threads : dd::usable_cores();
   for (const std::int64_t batch : options.batch_sizes) {
     progress.start(title(job) + ", batch " + std::to_string(batch));
     const dd::Measurement measured = measure(engine, images, {batch, options.seconds});
@@ -117,7 +117,8 @@ Found measure_all(const dd::Bundle& bundle, const BenchOptions& options) {
       measure_job(bundle, images, job, options, progress, found);
     } catch (const dd::BackendError& error) {
       if (!options.sweep.backends.empty()) throw;  // it was asked for
-      found.skipped.push_back({to_string(job.backend), to_string(job.precision) + ": " + error.what()});
+      found.skipped.push_back(
+          {to_string(job.backend), to_string(job.precision) + ": " + error.what()});
     }
   }
   if (found.measurements.empty()) {
@@ -137,7 +138,8 @@ void check(const dd::Bundle& bundle, const BenchOptions& options) {
   if (options.seconds < 0) throw dd::BackendError("--seconds is negative", "0 or more");
 }
 
-/// Opened before anything is measured, so that no measurement is lost to a name; renamed at the end.
+/// Opened before anything is measured, so that no measurement is lost to a name; renamed at the
+/// end.
 class OutputFile {
  public:
   explicit OutputFile(const std::string& path) : path_(path) {

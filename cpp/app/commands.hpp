@@ -49,7 +49,8 @@ struct BenchOptions {
 struct SampleOptions {
   LoadOptions load;
   std::int64_t batch = 1;
-  std::vector<std::string> images;  ///< Decode to probabilities of these instead of the engine alone.
+  std::vector<std::string>
+      images;  ///< Decode to probabilities of these instead of the engine alone.
 };
 
 int classify(const ClassifyOptions& options);

@@ -46,11 +46,13 @@ void add_load(CLI::App& command, LoadOptions& options) {
 
 void add_sweep(CLI::App& command, SweepOptions& options) {
   command.add_option("bundle", options.bundle, "Bundle directory")->required();
-  command.add_option("--backend", options.backends,
-                     "Only this one; repeatable (default: every one that can run here)")
+  command
+      .add_option("--backend", options.backends,
+                  "Only this one; repeatable (default: every one that can run here)")
       ->allow_extra_args(false);
-  command.add_option("--precision", options.precisions,
-                     "Only this one; repeatable (default: all of the bundle)")
+  command
+      .add_option("--precision", options.precisions,
+                  "Only this one; repeatable (default: all of the bundle)")
       ->allow_extra_args(false);
   add_threads(command, options.threads, options.device);
   command.add_flag("--json", options.json, "Print for machines");
@@ -64,7 +66,8 @@ void add_classify(CLI::App& root, ClassifyOptions& options, Run& run) {
   command.add_option("images", options.images, "PNG or JPEG files")->required();
   command.add_option("--top", options.top, "Classes to print (default: 3)")
       ->check(CLI::PositiveNumber);
-  command.add_option("--save-input", options.save_input, "Write the normalised images: a .npy file");
+  command.add_option("--save-input", options.save_input,
+                     "Write the normalised images: a .npy file");
   command.add_option("--save-logits", options.save_logits, "Write the logits: a .npy file");
   command.add_flag("--json", options.json, "Print for machines");
   command.callback([&] { run = [&] { return classify(options); }; });
@@ -103,8 +106,9 @@ void add_sample(CLI::App& root, SampleOptions& options, Run& run) {
 }
 
 int parse_and_run(int count, char** arguments) {
-  CLI::App root("Runs the bundles of densenet-deploy. Exit codes: 0 pass, 1 a check failed, 2 bad input.",
-                "densenet-infer");
+  CLI::App root(
+      "Runs the bundles of densenet-deploy. Exit codes: 0 pass, 1 a check failed, 2 bad input.",
+      "densenet-infer");
   root.set_version_flag("--version", DENSENET_DEPLOY_VERSION);
   root.require_subcommand(1);
   Run run;
@@ -117,7 +121,8 @@ int parse_and_run(int count, char** arguments) {
   add_verify(root, verify_options, run);
   add_bench(root, bench_options, run);
   add_sample(root, sample_options, run);
-  CLI::App& list = *root.add_subcommand("backends", "What this build has, and why the rest cannot run");
+  CLI::App& list =
+      *root.add_subcommand("backends", "What this build has, and why the rest cannot run");
   list.add_flag("--json", json, "Print for machines");
   list.callback([&] { run = [&] { return backends(json); }; });
   try {

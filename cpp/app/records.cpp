@@ -1,18 +1,13 @@
 #include "records.hpp"
 
-#include <algorithm>
 #include <cmath>
 #include <fstream>
 #include <iostream>
-#include <thread>
 
 #if defined(__unix__) || defined(__APPLE__)
 #include <sys/resource.h>
 #include <sys/utsname.h>
 #include <unistd.h>
-#endif
-#ifdef __linux__
-#include <sched.h>
 #endif
 
 namespace app {
@@ -132,12 +127,9 @@ Json environment(const std::set<std::string>& devices) {
     const std::string version = dd::library_version(backend);
     packages[to_string(backend)] = version.substr(version.rfind(' ') + 1);
   }
-  return {{"cpu", cpu_name()},
-          {"cores", usable_cores()},
-          {"memory_gib", memory_gib()},
-          {"gpus", gpus},
-          {"system", system_name()},
-          {"compiler", DENSENET_DEPLOY_COMPILER},
+  return {{"cpu", cpu_name()},          {"cores", dd::usable_cores()},
+          {"memory_gib", memory_gib()}, {"gpus", gpus},
+          {"system", system_name()},    {"compiler", DENSENET_DEPLOY_COMPILER},
           {"packages", packages}};
 }
 
@@ -153,14 +145,6 @@ std::int64_t peak_memory_bytes() {
 #else
   return 0;
 #endif
-}
-
-int usable_cores() {
-#ifdef __linux__
-  cpu_set_t set;
-  if (sched_getaffinity(0, sizeof set, &set) == 0) return CPU_COUNT(&set);
-#endif
-  return static_cast<int>(std::max(1U, std::thread::hardware_concurrency()));
 }
 
 void print(const Json& value) {

@@ -34,9 +34,6 @@ Json environment(const std::set<std::string>& devices);
 /// Most memory this process has held, in bytes; 0 where the system does not tell.
 std::int64_t peak_memory_bytes();
 
-/// Cores this process may run on.
-int usable_cores();
-
 /// Prints one JSON document to standard output.
 void print(const Json& value);
 

@@ -58,8 +58,10 @@ int sample(const SampleOptions& options) {
   request();
   const double load_seconds = seconds_since(began);
   const dd::WarmUp warm = dd::warm_up(request);
-  const int count = std::max(least_requests, static_cast<int>(std::ceil(sample_seconds / warm.median)));
-  const Json opening = {{"load_seconds", load_seconds}, {"steady", warm.steady}, {"requests", count}};
+  const int count =
+      std::max(least_requests, static_cast<int>(std::ceil(sample_seconds / warm.median)));
+  const Json opening = {
+      {"load_seconds", load_seconds}, {"steady", warm.steady}, {"requests", count}};
   std::cout << opening.dump() << std::endl;
   for (std::string line; std::getline(std::cin, line);) {
     std::cout << Json(sample_once(request, count)).dump() << std::endl;

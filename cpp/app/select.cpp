@@ -5,7 +5,8 @@ namespace dd = densenet_deploy;
 
 Selection select(const dd::Bundle& bundle, const SweepOptions& options) {
   std::vector<dd::Precision> precisions;
-  for (const std::string& name : options.precisions) precisions.push_back(dd::parse_precision(name));
+  for (const std::string& name : options.precisions)
+    precisions.push_back(dd::parse_precision(name));
   if (precisions.empty()) {
     for (const auto& [precision, file] : bundle.manifest().models) precisions.push_back(precision);
   }

@@ -54,8 +54,4 @@ BackendEntry tensorrt_entry();
 
 /// `why_not` of backends that compile the graph when they load it.
 inline std::string nothing_known(const Bundle&, const EngineOptions&) { return ""; }
-
-/// Cores this process may run on.
-int usable_cores();
-
 }  // namespace densenet_deploy::detail

@@ -87,8 +87,9 @@ Tensor Bundle::golden(const std::string& key, const TensorInfo& promised) const 
   } catch (const DataError& error) {
     throw BundleError(error.found());
   }
-  const bool fits = tensor.shape.size() == promised.shape.size() + 1 && tensor.rows() > 0 &&
-                    std::equal(promised.shape.begin(), promised.shape.end(), tensor.shape.begin() + 1);
+  const bool fits =
+      tensor.shape.size() == promised.shape.size() + 1 && tensor.rows() > 0 &&
+      std::equal(promised.shape.begin(), promised.shape.end(), tensor.shape.begin() + 1);
   if (!fits) {
     throw BundleError(shown(path) + " has shape " + shape_text(tensor.shape),
                       "(N, ...) of " + shape_text(promised.shape));

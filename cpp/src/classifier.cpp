@@ -46,8 +46,7 @@ std::vector<Candidate> best(const float* logits, std::size_t classes,
   const double sum = std::accumulate(probabilities.begin(), probabilities.end(), 0.0);
   std::vector<int> order(classes);
   std::iota(order.begin(), order.end(), 0);
-  std::stable_sort(order.begin(), order.end(),
-                   [&](int a, int b) { return logits[a] > logits[b]; });
+  std::stable_sort(order.begin(), order.end(), [&](int a, int b) { return logits[a] > logits[b]; });
   order.resize(std::min(classes, static_cast<std::size_t>(std::max(top, 0))));
   std::vector<Candidate> found;
   for (const int index : order) {
@@ -70,7 +69,8 @@ Tensor predict(const Bundle& bundle, const Engine& engine, const Tensor& images)
     part.shape[0] = std::max(count, batch.min);
     part.values.assign(images.row(start), images.row(start + count));
     while (part.values.size() < part.shape[0] * images.row_size()) {
-      part.values.insert(part.values.end(), images.row(start + count - 1), images.row(start + count));
+      part.values.insert(part.values.end(), images.row(start + count - 1),
+                         images.row(start + count));
     }
     const Tensor found = engine.run(part);
     logits.values.insert(logits.values.end(), found.row(0), found.row(count));

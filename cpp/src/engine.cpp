@@ -58,14 +58,6 @@ void BackendEngine::run_device(const float*, std::int64_t, float*, void*) {
                      "tensorrt or tensorrt-rtx", "call run with host memory");
 }
 
-int usable_cores() {
-#ifdef __linux__
-  cpu_set_t set;
-  if (sched_getaffinity(0, sizeof set, &set) == 0) return CPU_COUNT(&set);
-#endif
-  return static_cast<int>(std::max(1U, std::thread::hardware_concurrency()));
-}
-
 }  // namespace detail
 
 struct Engine::Loaded {
@@ -83,7 +75,8 @@ struct Engine::Loaded {
     if (fits) return;
     throw BackendError(
         "batch size " + std::to_string(rows),
-        engine->splits() ? "1 or more" : std::to_string(batch.min) + " to " + std::to_string(batch.max),
+        engine->splits() ? "1 or more"
+                         : std::to_string(batch.min) + " to " + std::to_string(batch.max),
         engine->splits() ? "" : "split the batch, or export again with other --batch bounds");
   }
 
@@ -125,10 +118,10 @@ Engine Engine::load(const Bundle& bundle, const EngineOptions& options) {
 
 Tensor Engine::run(const Tensor& images) const {
   const std::vector<std::int64_t>& image = input().shape;
-  const bool fits = images.shape.size() == image.size() + 1 &&
-                    std::equal(image.begin(), image.end(), images.shape.begin() + 1) &&
-                    images.values.size() ==
-                        static_cast<std::size_t>(images.rows()) * input().row_size();
+  const bool fits =
+      images.shape.size() == image.size() + 1 &&
+      std::equal(image.begin(), image.end(), images.shape.begin() + 1) &&
+      images.values.size() == static_cast<std::size_t>(images.rows()) * input().row_size();
   if (!fits) {
     throw BackendError("input '" + input().name + "' has shape " + shape_text(images.shape) +
                            " and " + std::to_string(images.values.size()) + " values",
@@ -175,6 +168,14 @@ std::string why_unavailable(Backend backend) {
 std::string library_version(Backend backend) {
   const detail::BackendEntry* entry = find_entry(backend);
   return entry == nullptr ? "" : entry->version();
+}
+
+int usable_cores() {
+#ifdef __linux__
+  cpu_set_t set;
+  if (sched_getaffinity(0, sizeof set, &set) == 0) return CPU_COUNT(&set);
+#endif
+  return static_cast<int>(std::max(1U, std::thread::hardware_concurrency()));
 }
 
 }  // namespace densenet_deploy

@@ -1,4 +1,5 @@
-/// JPEG through libjpeg. Its errors jump: what must be freed lives outside the function jumped into.
+/// JPEG through libjpeg. Its errors jump: what must be freed lives outside the function jumped
+/// into.
 
 #include <csetjmp>
 #include <cstdio>

@@ -16,19 +16,22 @@ constexpr int deepest = 64;  // tables within tables; a manifest has about five
 
 }  // namespace
 
-// Outside of the unnamed namespace: the templates of table_reader.hpp find these by their arguments.
+// Outside of the unnamed namespace: the templates of table_reader.hpp find these by their
+// arguments.
 
 struct FileEntry {
   std::int64_t bytes = 0;
   std::string sha256;
 };
 
-static void read_value(const Json& value, const std::string& where, Problems& problems, FileEntry& out) {
+static void read_value(const Json& value, const std::string& where, Problems& problems,
+                       FileEntry& out) {
   TableReader reader(value, where, problems);
   reader.required("bytes", out.bytes).required("sha256", out.sha256).finish();
 }
 
-static void read_value(const Json& value, const std::string& where, Problems& problems, Batch& out) {
+static void read_value(const Json& value, const std::string& where, Problems& problems,
+                       Batch& out) {
   std::vector<std::int64_t> sizes;
   const std::size_t before = problems.size();
   read_value(value, where, problems, sizes);
@@ -37,7 +40,8 @@ static void read_value(const Json& value, const std::string& where, Problems& pr
   out = {sizes[0], sizes[1], sizes[2]};
 }
 
-static void read_value(const Json& value, const std::string& where, Problems& problems, TensorInfo& out) {
+static void read_value(const Json& value, const std::string& where, Problems& problems,
+                       TensorInfo& out) {
   TableReader reader(value, where, problems);
   std::string dtype = "float32";
   reader.required("name", out.name).required("dtype", dtype);
@@ -54,7 +58,7 @@ static void read_value(const Json& value, const std::string& where, Problems& pr
 }
 
 static void read_value(const Json& value, const std::string& where, Problems& problems,
-                Preprocessing& out) {
+                       Preprocessing& out) {
   std::int64_t height = 0, width = 0, resize = 0;
   TableReader reader(value, where, problems);
   const std::size_t before = problems.size();
@@ -65,7 +69,8 @@ static void read_value(const Json& value, const std::string& where, Problems& pr
   if ((out.mean.size() != 1 && out.mean.size() != 3) || out.mean.size() != out.std.size()) {
     return problem("mean and std must both have 1 (grayscale) or 3 (RGB) values");
   }
-  if (*std::min_element(out.std.begin(), out.std.end()) <= 0) return problem("std must be positive");
+  if (*std::min_element(out.std.begin(), out.std.end()) <= 0)
+    return problem("std must be positive");
   if (height < 1 || width < 1) return problem("height and width must be positive");
   if (height > max_pixels / width || resize > max_pixels) {
     return problem("more than " + std::to_string(max_pixels) + " pixels");
@@ -81,7 +86,7 @@ static void read_value(const Json& value, const std::string& where, Problems& pr
 /// A name that must be one of `choices`, which `parse` knows.
 template <class T>
 static void read_name(const Json& value, const std::string& where, Problems& problems,
-               T (*parse)(const std::string&), T& out) {
+                      T (*parse)(const std::string&), T& out) {
   std::string name;
   const std::size_t before = problems.size();
   read_value(value, where, problems, name);
@@ -93,11 +98,13 @@ static void read_name(const Json& value, const std::string& where, Problems& pro
   }
 }
 
-static void read_value(const Json& value, const std::string& where, Problems& problems, Precision& out) {
+static void read_value(const Json& value, const std::string& where, Problems& problems,
+                       Precision& out) {
   read_name(value, where, problems, &parse_precision, out);
 }
 
-static void read_value(const Json& value, const std::string& where, Problems& problems, Backend& out) {
+static void read_value(const Json& value, const std::string& where, Problems& problems,
+                       Backend& out) {
   read_name(value, where, problems, &parse_backend, out);
   if (out != Backend::tensorrt && out != Backend::tensorrt_rtx) {
     problems.push_back(where + " is " + to_string(out) + ", which has no engines");
@@ -105,13 +112,14 @@ static void read_value(const Json& value, const std::string& where, Problems& pr
 }
 
 static void require_one_of(const std::string& value, const std::vector<std::string>& choices,
-                    const std::string& where, Problems& problems) {
+                           const std::string& where, Problems& problems) {
   if (std::find(choices.begin(), choices.end(), value) == choices.end()) {
     problems.push_back(where + " is '" + value + "', expected one of: " + joined(choices));
   }
 }
 
-static void read_value(const Json& value, const std::string& where, Problems& problems, EngineFile& out) {
+static void read_value(const Json& value, const std::string& where, Problems& problems,
+                       EngineFile& out) {
   TableReader reader(value, where, problems);
   reader.required("file", out.file).required("backend", out.backend);
   reader.required("precision", out.precision).required("version", out.version);
@@ -125,7 +133,8 @@ static void read_value(const Json& value, const std::string& where, Problems& pr
   require_one_of(out.weights, {"embedded", "refittable", "stripped"}, where + " weights", problems);
 }
 
-static void read_value(const Json& value, const std::string& where, Problems& problems, Tolerance& out) {
+static void read_value(const Json& value, const std::string& where, Problems& problems,
+                       Tolerance& out) {
   TableReader reader(value, where, problems);
   reader.optional("top1_drop", out.top1_drop).optional("agreement", out.agreement);
   reader.optional("max_abs", out.max_abs).optional("cosine", out.cosine).finish();
@@ -270,7 +279,8 @@ void check_shapes(const Manifest& manifest, Problems& problems) {
 /// Refuses what nests too deeply, which would overflow the stack of whoever walks through it.
 Json parse(const std::filesystem::path& path) {
   const auto shallow = [](int depth, Json::parse_event_t, Json&) {
-    if (depth > deepest) throw BundleError("tables nest more than " + std::to_string(deepest) + " deep");
+    if (depth > deepest)
+      throw BundleError("tables nest more than " + std::to_string(deepest) + " deep");
     return true;
   };
   try {

@@ -15,27 +15,33 @@ auto parse(const Choices& choices, const std::string& name, const char* kind) {
     if (to_string(choice) == name) return choice;
     known.push_back(to_string(choice));
   }
-  throw BackendError(std::string("unknown ") + kind + " '" + name + "'",
-                     "one of " + joined(known));
+  throw BackendError(std::string("unknown ") + kind + " '" + name + "'", "one of " + joined(known));
 }
 
 }  // namespace
 
 std::string to_string(Precision precision) {
   switch (precision) {
-    case Precision::fp32: return "fp32";
-    case Precision::fp16: return "fp16";
-    case Precision::int8: return "int8";
+    case Precision::fp32:
+      return "fp32";
+    case Precision::fp16:
+      return "fp16";
+    case Precision::int8:
+      return "int8";
   }
   return "?";
 }
 
 std::string to_string(Backend backend) {
   switch (backend) {
-    case Backend::tensorrt: return "tensorrt";
-    case Backend::tensorrt_rtx: return "tensorrt-rtx";
-    case Backend::onnxruntime: return "onnxruntime";
-    case Backend::openvino: return "openvino";
+    case Backend::tensorrt:
+      return "tensorrt";
+    case Backend::tensorrt_rtx:
+      return "tensorrt-rtx";
+    case Backend::onnxruntime:
+      return "onnxruntime";
+    case Backend::openvino:
+      return "openvino";
   }
   return "?";
 }

@@ -108,7 +108,8 @@ Tensor read_npy(const std::filesystem::path& path) {
   tensor.shape = parse_header(path, header);
   const std::size_t payload = bytes.size() - start - length;
   if (byte_count(tensor.shape) != payload) {
-    refuse(path, "shape " + shape_text(tensor.shape) + " with " + std::to_string(payload) + " bytes");
+    refuse(path,
+           "shape " + shape_text(tensor.shape) + " with " + std::to_string(payload) + " bytes");
   }
   tensor.values.resize(payload / sizeof(float));
   if (payload != 0) std::memcpy(tensor.values.data(), bytes.data() + start + length, payload);
@@ -123,8 +124,8 @@ void write_npy(const std::filesystem::path& path, const Tensor& tensor) {
   header.resize((header.size() + 10) / 64 * 64 + 64 - 10 - 1, ' ');  // the data start at 64 n
   header += '\n';
   std::string content(magic);
-  content += {'\1', '\0', static_cast<char>(header.size() & 255),
-              static_cast<char>(header.size() >> 8)};
+  content +=
+      {'\1', '\0', static_cast<char>(header.size() & 255), static_cast<char>(header.size() >> 8)};
   content += header;
   content.append(reinterpret_cast<const char*>(tensor.values.data()),
                  tensor.values.size() * sizeof(float));

@@ -12,7 +12,8 @@ namespace {
 
 /// ITU-R 601 luma in 16-bit fixed point, as Pillow computes it.
 std::uint8_t luma(const std::uint8_t* rgb) {
-  return static_cast<std::uint8_t>((rgb[0] * 19595 + rgb[1] * 38470 + rgb[2] * 7471 + 0x8000) >> 16);
+  return static_cast<std::uint8_t>((rgb[0] * 19595 + rgb[1] * 38470 + rgb[2] * 7471 + 0x8000) >>
+                                   16);
 }
 
 Image with_channels(const Image& image, int channels) {
@@ -45,7 +46,8 @@ std::array<float, 256> value_table(double mean, double std) {
   const float offset = static_cast<float>(mean) / static_cast<float>(std);
   std::array<float, 256> table{};
   for (int sample = 0; sample < 256; ++sample) {
-    const volatile float product = static_cast<float>(sample) * scale;  // never a fused multiply-add
+    const volatile float product =
+        static_cast<float>(sample) * scale;  // never a fused multiply-add
     table[sample] = product - offset;
   }
   return table;

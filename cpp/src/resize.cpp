@@ -121,8 +121,8 @@ Filter from(Filter filter, int first) {
   return filter;
 }
 
-/// Which pass Pillow 13 begins with: along columns where the height shrinks far more than the width.
-/// Earlier versions always begin along rows; the results differ by one step at most.
+/// Which pass Pillow 13 begins with: along columns where the height shrinks far more than the
+/// width. Earlier versions always begin along rows; the results differ by one step at most.
 bool columns_first(const Image& image, int width, int height) {
   return image.height - height > std::max(0, 2 * (image.width - width));
 }
@@ -145,8 +145,10 @@ Image resize_bilinear(const Image& image, int width, int height, const Box& part
   const Range rows{part.top, part.height}, columns{part.left, part.width};
   const bool wide = image.width != width, high = image.height != height;
   if (!wide && !high) return cropped(image, part);  // Pillow leaves out a pass that changes nothing
-  const Filter horizontal = wide ? make_filter(image.width, width, part.left, part.width) : Filter();
-  const Filter vertical = high ? make_filter(image.height, height, part.top, part.height) : Filter();
+  const Filter horizontal =
+      wide ? make_filter(image.width, width, part.left, part.width) : Filter();
+  const Filter vertical =
+      high ? make_filter(image.height, height, part.top, part.height) : Filter();
   if (!wide) return along_columns(image, vertical, columns);
   if (!high) return along_rows(image, horizontal, rows);
   if (columns_first(image, width, height)) {

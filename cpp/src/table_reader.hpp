@@ -104,8 +104,8 @@ class TableReader {
     for (const auto& [key, value] : table_.items()) {
       if (known_.count(key) == 0) {
         problems_.push_back("unknown key " + show_value(key) + " in " +
-                            (where_.empty() ? "the file" : where_) + "; valid keys: " +
-                            joined(valid));
+                            (where_.empty() ? "the file" : where_) +
+                            "; valid keys: " + joined(valid));
       }
     }
   }

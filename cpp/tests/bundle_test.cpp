@@ -40,7 +40,8 @@ TEST(Bundle, RefusesWhatIsNone) {
   const testing_support::Scratch scratch;
   EXPECT_REFUSED(dd::Bundle::open(scratch / "nothing"), dd::BundleError, "is not a bundle");
   write(scratch / "manifest.json", "{}");
-  EXPECT_REFUSED(dd::Bundle::open(scratch / ""), dd::BundleError, "schema version null; expected 2");
+  EXPECT_REFUSED(dd::Bundle::open(scratch / ""), dd::BundleError,
+                 "schema version null; expected 2");
 }
 
 TEST(Bundle, ReportsEveryProblemOfTheManifestTogether) {
@@ -64,7 +65,8 @@ TEST(Bundle, RefusesFilesThatAreNotWhatTheManifestSays) {
   std::filesystem::remove(bundle / "report.md");
   const std::string refusal = bundle.refusal();
   EXPECT_NE(refusal.find("3 problems"), std::string::npos) << refusal;
-  EXPECT_NE(refusal.find("fp16.onnx has 195963 bytes, the manifest says 391926"), std::string::npos);
+  EXPECT_NE(refusal.find("fp16.onnx has 195963 bytes, the manifest says 391926"),
+            std::string::npos);
   EXPECT_NE(refusal.find("fp32.onnx does not have the SHA-256"), std::string::npos);
   EXPECT_NE(refusal.find("report.md is missing"), std::string::npos);
 }

@@ -33,7 +33,8 @@ TEST(Classifier, KnowsTheSamples) {
   for (const std::string& name : bundle.manifest().samples) {
     // Their names end in the class, such as `00-ankle-boot.png`.
     std::string label = classifier.classify(bundle.file(name), 1).front().label;
-    for (char& letter : label) letter = letter == ' ' ? '-' : static_cast<char>(std::tolower(letter));
+    for (char& letter : label)
+      letter = letter == ' ' ? '-' : static_cast<char>(std::tolower(letter));
     right += name.find(label) != std::string::npos;
   }
   EXPECT_EQ(right, 16);

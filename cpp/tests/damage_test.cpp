@@ -20,11 +20,21 @@ std::string damaged(std::string bytes, std::mt19937& random) {
   for (std::size_t count = 1 + random() % 4; count > 0 && !bytes.empty(); --count) {
     const std::size_t place = random() % bytes.size();
     switch (random() % 5) {
-      case 0: bytes[place] ^= static_cast<char>(1 << random() % 8); break;
-      case 1: bytes[place] = static_cast<char>(random()); break;
-      case 2: bytes.resize(place); break;
-      case 3: bytes.insert(place, bytes.substr(place, random() % 64)); break;
-      case 4: bytes.erase(place, random() % 64); break;
+      case 0:
+        bytes[place] ^= static_cast<char>(1 << random() % 8);
+        break;
+      case 1:
+        bytes[place] = static_cast<char>(random());
+        break;
+      case 2:
+        bytes.resize(place);
+        break;
+      case 3:
+        bytes.insert(place, bytes.substr(place, random() % 64));
+        break;
+      case 4:
+        bytes.erase(place, random() % 64);
+        break;
     }
   }
   return bytes;

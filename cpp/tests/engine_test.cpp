@@ -105,8 +105,7 @@ TEST_F(OnEngine, RefusesADamagedGraph) {
   testing_support::write(damaged / "onnxruntime/fp32.onnx", graph.substr(0, graph.size() / 2));
   dd::EngineOptions options;
   options.backend = dd::Backend::openvino;
-  EXPECT_REFUSED(dd::Engine::load(opened, options), dd::BackendError,
-                 "openvino refuses fp32.onnx");
+  EXPECT_REFUSED(dd::Engine::load(opened, options), dd::BackendError, "openvino refuses fp32.onnx");
 }
 
 TEST(Engine, RefusesBackendsThisBuildLacks) {

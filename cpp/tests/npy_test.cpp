@@ -62,6 +62,7 @@ TEST(Npy, FailingToWriteLeavesTheOldFile) {
   const Scratch scratch;
   write(scratch / "a.npy", "old");
   std::filesystem::create_directory(scratch / "a.npy.tmp");
-  EXPECT_REFUSED(write_npy(scratch / "a.npy", dd::Tensor{{1}, {1}}), dd::DataError, "cannot be written");
+  EXPECT_REFUSED(write_npy(scratch / "a.npy", dd::Tensor{{1}, {1}}), dd::DataError,
+                 "cannot be written");
   EXPECT_EQ(testing_support::read(scratch / "a.npy"), "old");
 }

@@ -42,6 +42,7 @@ TEST(Parity, FailsWhatIsNoNumber) {
 }
 
 TEST(Parity, RefusesWhatCannotBeCompared) {
-  EXPECT_REFUSED(compare(logits({1, 2}), logits({1, 2, 3, 4}), strict), dd::DataError, "shape (2, 2)");
+  EXPECT_REFUSED(compare(logits({1, 2}), logits({1, 2, 3, 4}), strict), dd::DataError,
+                 "shape (2, 2)");
   EXPECT_REFUSED(compare(logits({}), logits({}), strict), dd::DataError, "at least one row");
 }

@@ -29,8 +29,9 @@ class Scratch {
  public:
   Scratch() {
     const auto* test = testing::UnitTest::GetInstance()->current_test_info();
-    path_ = fs::temp_directory_path() / (std::string("densenet-deploy-") + test->test_suite_name() +
-                                         "-" + test->name() + std::to_string(std::random_device{}()));
+    path_ =
+        fs::temp_directory_path() / (std::string("densenet-deploy-") + test->test_suite_name() +
+                                     "-" + test->name() + std::to_string(std::random_device{}()));
     fs::create_directories(path_);
   }
   ~Scratch() { fs::remove_all(path_); }
@@ -74,10 +75,10 @@ class Damaged {
 }  // namespace testing_support
 
 /// The statement throws an error of this type whose text has this part.
-#define EXPECT_REFUSED(statement, type, part)                                           \
-  try {                                                                                 \
-    statement;                                                                          \
-    ADD_FAILURE() << "nothing was thrown";                                              \
-  } catch (const type& thrown_) {                                                       \
+#define EXPECT_REFUSED(statement, type, part)                                               \
+  try {                                                                                     \
+    statement;                                                                              \
+    ADD_FAILURE() << "nothing was thrown";                                                  \
+  } catch (const type& thrown_) {                                                           \
     EXPECT_NE(std::string(thrown_.what()).find(part), std::string::npos) << thrown_.what(); \
   }

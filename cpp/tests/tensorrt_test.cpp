@@ -78,7 +78,9 @@ class DeviceArray {
   ~DeviceArray() { cudaFree(memory_); }
 
   float* get(std::size_t offset = 0) const { return static_cast<float*>(memory_) + offset; }
-  std::vector<float> values(std::size_t offset = 0) const { return {get(offset), get(offset) + count_}; }
+  std::vector<float> values(std::size_t offset = 0) const {
+    return {get(offset), get(offset) + count_};
+  }
 
  private:
   std::size_t count_;
@@ -304,8 +306,7 @@ TEST_F(Gpu, RefusesADeviceThatIsNotThere) {
 }
 
 TEST_F(Gpu, RefusesEnginesThatDoNotFit) {
-  EXPECT_REFUSED(load(misfit), dd::BackendError,
-                 "needs TensorRT 10.0.1.6, not 10.16.1.11");
+  EXPECT_REFUSED(load(misfit), dd::BackendError, "needs TensorRT 10.0.1.6, not 10.16.1.11");
   EXPECT_REFUSED(load({}, "damaged"), dd::BackendError, "magic tag does not match");
   EXPECT_REFUSED(load({}, "profiles"), dd::BackendError, "its profiles are not the manifest's");
   EXPECT_REFUSED(load({}, "stripped"), dd::BackendError, "was built without weights");

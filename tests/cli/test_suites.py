@@ -204,9 +204,11 @@ def test_a_traffic_suite(command: Command, tiny_recipe: Path, tmp_path: Path) ->
 
 def test_options_of_another_kind(command: Command, suite: Path, accuracy: Path) -> None:
     found = command("suite", accuracy, "--pairs", "3").refusal()
-    assert found == "--pairs with few, a suite of accuracy; expected a suite of latency."
+    assert (
+        found == "--pairs with few, a suite of accuracy; expected a suite of latency or embedding."
+    )
     found = command("suite", accuracy, "--model", "densenet121").refusal()
-    assert found.endswith("expected a suite of latency or traffic.")
+    assert found.endswith("expected a suite of latency or traffic or embedding.")
     assert "expected a suite of accuracy" in command("suite", suite, "--seed", "0").refusal()
     assert "expected a suite of accuracy" in command("suite", suite, "--data-dir", "x").refusal()
     found = command("suite", accuracy, "--target", "cuda").refusal()

@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.cpp.toolchain import Probe, build_preset
+from tests.cpp.toolchain import (
+    PROJECT,
+    Probe,
+    build_preset,
+    compile_all,
+    configure,
+    require_toolchain,
+)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -33,6 +41,20 @@ def asan() -> Path:
 def infer(cpu: Path) -> Path:
     """The program densenet-infer."""
     return cpu / "app" / "densenet-infer"
+
+
+@pytest.fixture(scope="session")
+def infer_onnxruntime() -> Path:
+    """densenet-infer with ONNX Runtime, whose headers no package has."""
+    sdk = os.environ.get("OnnxRuntime_ROOT", "")
+    if not sdk:
+        pytest.skip("no ONNX Runtime SDK; OnnxRuntime_ROOT names an unpacked release")
+    require_toolchain()
+    build = PROJECT / "build" / "onnxruntime"
+    options = ("-DDENSENET_DEPLOY_ONNXRUNTIME=ON", "-DDENSENET_DEPLOY_TESTS=OFF")
+    configure(PROJECT, build, *options, f"-DOnnxRuntime_ROOT={sdk}")
+    assert "warning:" not in compile_all(build)
+    return build / "app" / "densenet-infer"
 
 
 @pytest.fixture(scope="module")

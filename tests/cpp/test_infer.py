@@ -35,9 +35,16 @@ def pngs(sample: tuple[ImageSet, ImageSet], tmp_path_factory: pytest.TempPathFac
     return paths
 
 
+@pytest.fixture(params=["openvino", "onnxruntime"])
+def program(request: pytest.FixtureRequest) -> tuple[str, Path]:
+    """A backend, and densenet-infer with it."""
+    fixture = "infer" if request.param == "openvino" else "infer_onnxruntime"
+    return request.param, request.getfixturevalue(fixture)
+
+
 @pytest.mark.parametrize("precision", PRECISIONS)
 def test_every_test_image_gets_pythons_class(
-    infer: Path,
+    program: tuple[str, Path],
     fashion_bundle: Path,
     bundle: Bundle,
     sample: tuple[ImageSet, ImageSet],
@@ -45,12 +52,13 @@ def test_every_test_image_gets_pythons_class(
     tmp_path: Path,
     precision: Precision,
 ) -> None:
+    backend, infer = program
     logits, given = tmp_path / "logits.npy", tmp_path / "input.npy"
-    options = ["--backend", "openvino", "--precision", precision, "--json"]
+    options = ["--backend", backend, "--precision", precision, "--json"]
     options += ["--save-logits", str(logits), "--save-input", str(given)]
     done = run(infer, "classify", fashion_bundle, *pngs, *options)
     assert done.code == 0, done.err
-    with open_runner(bundle, "openvino", precision) as runner:
+    with open_runner(bundle, backend, precision) as runner:
         expected = predict(runner, sample[1].pixels)
     found = np.load(logits)
     assert found.shape == (1000, 10)

@@ -80,7 +80,8 @@ struct Manifest {
   std::map<std::string, std::string> sha256;  ///< Of every file but the manifest.
 };
 
-/// An opened, verified bundle. Copies share the manifest; all of it is safe to read from any thread.
+/// An opened, verified bundle. Copies share the manifest; all of it is safe to read from any
+/// thread.
 class DENSENET_DEPLOY_EXPORT Bundle {
  public:
   /// Reads and verifies a bundle: schema, consistency, that no path leaves it, size and SHA-256 of

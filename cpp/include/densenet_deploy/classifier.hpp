@@ -46,8 +46,8 @@ class DENSENET_DEPLOY_EXPORT Classifier {
 DENSENET_DEPLOY_EXPORT std::vector<Candidate> best(const float* logits, std::size_t classes,
                                                    const std::vector<std::string>& labels, int top);
 
-/// Logits (N, classes) of any number of images, in batches the bundle allows; a last batch below the
-/// least allowed size is padded and cut.
+/// Logits (N, classes) of any number of images, in batches the bundle allows; a last batch below
+/// the least allowed size is padded and cut.
 ///
 /// @throws BackendError  The backend failed.
 DENSENET_DEPLOY_EXPORT Tensor predict(const Bundle& bundle, const Engine& engine,

@@ -60,7 +60,8 @@ class DENSENET_DEPLOY_EXPORT Engine {
   /// may be freed or changed. A profile must hold `rows`, or parts of it, as it is: nothing is
   /// padded.
   ///
-  /// @param stream  The cudaStream_t on which the caller uses both arrays; null for the default one.
+  /// @param stream  The cudaStream_t on which the caller uses both arrays; null for the default
+  /// one.
   /// @throws BackendError  The backend has no device memory, or failed.
   void run_device(const float* images, std::int64_t rows, float* logits, void* stream) const;
 
@@ -88,5 +89,8 @@ DENSENET_DEPLOY_EXPORT std::string why_unavailable(Backend backend);
 /// Name and version of the library behind a backend, such as `OpenVINO 2026.4.1`; empty where this
 /// build has no such backend.
 DENSENET_DEPLOY_EXPORT std::string library_version(Backend backend);
+
+/// CPU cores this process may run on: what `EngineOptions::threads` = 0 means.
+DENSENET_DEPLOY_EXPORT int usable_cores();
 
 }  // namespace densenet_deploy

@@ -38,8 +38,8 @@ DENSENET_DEPLOY_EXPORT Measurement measure(const Engine& engine, const Tensor& i
 
 /// How a warm-up ended.
 struct WarmUp {
-  bool steady = false;   ///< Three successive windows of 0.1 s had the same median, within 2 %.
-  double median = 0.0;   ///< Of the last window, in seconds.
+  bool steady = false;  ///< Three successive windows of 0.1 s had the same median, within 2 %.
+  double median = 0.0;  ///< Of the last window, in seconds.
 };
 
 /// Repeats `request` until its median latency settles, for 0.3 to 2 seconds.
@@ -48,7 +48,8 @@ DENSENET_DEPLOY_EXPORT WarmUp warm_up(const std::function<void()>& request);
 /// Median of `values`; the mean of the middle two where their number is even.
 DENSENET_DEPLOY_EXPORT double median(std::vector<double> values);
 
-/// Batches of `batch` rows that walk through images endlessly, so that no two in a row are the same.
+/// Batches of `batch` rows that walk through images endlessly, so that no two in a row are the
+/// same.
 class DENSENET_DEPLOY_EXPORT Rotation {
  public:
   Rotation(const Tensor& images, std::int64_t batch);

@@ -52,9 +52,7 @@ Loaded load(const Bundle& bundle, const EngineOptions& options) {
   }
 }
 
-std::string version() {
-  return std::string("ONNX Runtime ") + OrtGetApiBase()->GetVersionString();
-}
+std::string version() { return std::string("ONNX Runtime ") + OrtGetApiBase()->GetVersionString(); }
 
 }  // namespace
 

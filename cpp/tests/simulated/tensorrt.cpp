@@ -1,5 +1,5 @@
-/// TensorRT's runtime objects over the simulated GPU. A plan is text: `plan`, then min,opt,max of each
-/// profile; its network maps images (N, 1, 28, 28) to logits (N, 10).
+/// TensorRT's runtime objects over the simulated GPU. A plan is text: `plan`, then min,opt,max of
+/// each profile; its network maps images (N, 1, 28, 28) to logits (N, 10).
 
 #include <array>
 #include <atomic>
@@ -55,7 +55,9 @@ struct Context : IExecutionContext, StubVExecutionContext {
     ++shapes_set;
     return true;
   }
-  int32_t inferShapes(int32_t, char const**) noexcept override { return simulated::fails() ? 1 : 0; }
+  int32_t inferShapes(int32_t, char const**) noexcept override {
+    return simulated::fails() ? 1 : 0;
+  }
   Dims getTensorShape(char const* name) const noexcept override {
     return std::strcmp(name, "images") == 0 ? images(batch) : logits(batch);
   }
@@ -137,7 +139,8 @@ struct Runtime : IRuntime, StubVRuntime {
   ~Runtime() override { simulated::count(-1); }
 
   void setEngineHostCodeAllowed(bool) noexcept override {}
-  nvinfer1::ICudaEngine* deserializeCudaEngine(void const* blob, std::size_t size) noexcept override {
+  nvinfer1::ICudaEngine* deserializeCudaEngine(void const* blob,
+                                               std::size_t size) noexcept override {
     std::istringstream text(std::string(static_cast<const char*>(blob), size));
     std::string word;
     std::vector<Profile> profiles;

@@ -15,8 +15,9 @@ std::string why_no_device() {
   const cudaError_t status = cudaGetDeviceCount(&count);
   if (status == cudaSuccess && count > 0) return "";
   cudaGetLastError();
-  return "no CUDA device" +
-         (status == cudaSuccess ? std::string() : std::string(" (") + cudaGetErrorString(status) + ")");
+  return "no CUDA device" + (status == cudaSuccess
+                                 ? std::string()
+                                 : std::string(" (") + cudaGetErrorString(status) + ")");
 }
 
 std::string compute_capability(int device) {
@@ -66,8 +67,7 @@ PinnedMemory make_pinned_memory(std::size_t bytes) {
 }
 
 Graph capture(cudaStream_t stream, const std::function<void()>& enqueue) {
-  check(cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal),
-        "cudaStreamBeginCapture");
+  check(cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal), "cudaStreamBeginCapture");
   cudaGraph_t recorded = nullptr;
   try {
     enqueue();

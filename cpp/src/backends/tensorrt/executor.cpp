@@ -10,8 +10,8 @@
 namespace densenet_deploy::detail {
 namespace {
 
-constexpr std::uintptr_t alignment = 256;   // bytes; TensorRT requires it of every tensor's address
-constexpr std::size_t most_captured = 32;   // batch sizes; a server with buckets has far fewer
+constexpr std::uintptr_t alignment = 256;  // bytes; TensorRT requires it of every tensor's address
+constexpr std::size_t most_captured = 32;  // batch sizes; a server with buckets has far fewer
 constexpr auto unset = static_cast<std::size_t>(-1);
 
 std::size_t bytes(std::int64_t rows, const TensorInfo& info) {
@@ -76,8 +76,9 @@ Context::Context(LoadedEngine& loaded, void* memory, cudaStream_t stream)
     : loaded_(loaded), stream_(stream), profile_(unset) {
   const std::lock_guard lock(loaded.creating);
   loaded.logger->forget();
-  const auto strategy = memory == nullptr ? nvinfer1::ExecutionContextAllocationStrategy::kSTATIC
-                                          : nvinfer1::ExecutionContextAllocationStrategy::kUSER_MANAGED;
+  const auto strategy = memory == nullptr
+                            ? nvinfer1::ExecutionContextAllocationStrategy::kSTATIC
+                            : nvinfer1::ExecutionContextAllocationStrategy::kUSER_MANAGED;
   context_.reset(loaded.engine->createExecutionContext(strategy));
   require(context_ != nullptr, "createExecutionContext");
   if (memory != nullptr) set_memory(*context_, memory, activation_bytes(*loaded.engine));
@@ -112,8 +113,9 @@ void Context::require(bool done, const char* call, const std::string& details) c
 }
 
 void Context::refuse(const char* call, const std::string& details) const {
-  throw BackendError(std::string(call) + " failed: " +
-                     loaded_.logger->last_error(details.empty() ? "TensorRT gave no reason" : details));
+  throw BackendError(
+      std::string(call) + " failed: " +
+      loaded_.logger->last_error(details.empty() ? "TensorRT gave no reason" : details));
 }
 
 Executor::Executor(LoadedEngine& loaded)
@@ -146,10 +148,10 @@ void Executor::run(const float* images, float* logits, const Piece& piece) {
                               cudaMemcpyHostToDevice, stream_.get()),
               "cudaMemcpyAsync");
   compute(piece, buffers);
-  cuda::check(cudaMemcpyAsync(buffers.logits.get(), buffers.device_logits.get(),
-                              bytes(piece.batch, loaded_.output), cudaMemcpyDeviceToHost,
-                              stream_.get()),
-              "cudaMemcpyAsync");
+  cuda::check(
+      cudaMemcpyAsync(buffers.logits.get(), buffers.device_logits.get(),
+                      bytes(piece.batch, loaded_.output), cudaMemcpyDeviceToHost, stream_.get()),
+      "cudaMemcpyAsync");
   cuda::check(cudaStreamSynchronize(stream_.get()), "cudaStreamSynchronize");
   std::memcpy(logits, buffers.logits.get(), bytes(piece.rows, loaded_.output));
 }
@@ -174,10 +176,10 @@ void Executor::enqueue_aligned(const float* images, float* logits, const Piece& 
   void* target = logits;
   if (!aligned(images)) {
     source = buffers.device_images.get();
-    cuda::check(cudaMemcpyAsync(buffers.device_images.get(), images,
-                                bytes(piece.batch, loaded_.input), cudaMemcpyDeviceToDevice,
-                                stream_.get()),
-                "cudaMemcpyAsync");
+    cuda::check(
+        cudaMemcpyAsync(buffers.device_images.get(), images, bytes(piece.batch, loaded_.input),
+                        cudaMemcpyDeviceToDevice, stream_.get()),
+        "cudaMemcpyAsync");
   }
   if (!aligned(logits)) target = buffers.device_logits.get();
   Context& context = plain();
@@ -219,8 +221,9 @@ const cuda::Graph& Executor::graph(const Piece& piece, const Buffers& buffers) {
     cuda::Graph graph = cuda::capture(stream_.get(), [&] { context->enqueue(); });
     captured_.push_front({piece.profile, piece.batch, std::move(context), std::move(graph)});
   } catch (const BackendError& error) {
-    throw BackendError("no CUDA graph of batch " + std::to_string(piece.batch) + ": " + error.found(),
-                       "", "run with cuda_graph = false");
+    throw BackendError(
+        "no CUDA graph of batch " + std::to_string(piece.batch) + ": " + error.found(), "",
+        "run with cuda_graph = false");
   }
   return captured_.front().graph;
 }

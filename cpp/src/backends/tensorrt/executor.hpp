@@ -99,9 +99,9 @@ class Executor {
   cuda::Stream stream_;
   cuda::Event ready_, done_;
   cuda::DeviceMemory memory_;
-  std::vector<Buffers> buffers_;     // of each profile
-  std::unique_ptr<Context> plain_;   // made when first needed
-  std::list<Captured> captured_;     // most recently used first
+  std::vector<Buffers> buffers_;    // of each profile
+  std::unique_ptr<Context> plain_;  // made when first needed
+  std::list<Captured> captured_;    // most recently used first
 };
 
 }  // namespace densenet_deploy::detail

@@ -5,7 +5,8 @@
 
 #include "densenet_deploy/bundle.hpp"
 
-/// How a batch of any size runs in an engine's optimization profiles; the rules of the Python package.
+/// How a batch of any size runs in an engine's optimization profiles; the rules of the Python
+/// package.
 namespace densenet_deploy::detail {
 
 /// Rows that run together.

@@ -29,8 +29,9 @@ constexpr const char* product = "TensorRT ";
 constexpr std::uint64_t most_plan_bytes = std::uint64_t{1} << 36;
 
 std::string number() {
-  return std::to_string(getInferLibMajorVersion()) + "." + std::to_string(getInferLibMinorVersion()) +
-         "." + std::to_string(getInferLibPatchVersion()) + "." +
+  return std::to_string(getInferLibMajorVersion()) + "." +
+         std::to_string(getInferLibMinorVersion()) + "." +
+         std::to_string(getInferLibPatchVersion()) + "." +
          std::to_string(getInferLibBuildVersion());
 }
 
@@ -93,7 +94,8 @@ std::vector<Batch> read_io(const nvinfer1::ICudaEngine& engine, const Manifest& 
     if (profiles != record.profiles) problems.push_back("its profiles are not the manifest's");
   }
   if (!problems.empty()) {
-    throw_collected<BackendError>(record.file + " is not the engine the manifest describes", problems);
+    throw_collected<BackendError>(record.file + " is not the engine the manifest describes",
+                                  problems);
   }
   return profiles;
 }
@@ -168,7 +170,8 @@ class TensorRtEngine final : public BackendEngine {
 
   void deserialize(const std::filesystem::path& path, const EngineFile& record) {
     runtime_.reset(nvinfer1::createInferRuntime(logger_));
-    if (!runtime_) throw BackendError("createInferRuntime failed: " + logger_.last_error("no reason"));
+    if (!runtime_)
+      throw BackendError("createInferRuntime failed: " + logger_.last_error("no reason"));
     if (record.version_compatible) {
       runtime_->setEngineHostCodeAllowed(true);  // such a plan brings its own small runtime
     }
