@@ -46,9 +46,9 @@ def infer(cpu: Path) -> Path:
 @pytest.fixture(scope="session")
 def infer_onnxruntime() -> Path:
     """densenet-infer with ONNX Runtime, whose headers no package has."""
-    sdk = os.environ.get("OnnxRuntime_ROOT", "")
+    sdk = os.environ.get("ONNXRUNTIME_SDK", "")
     if not sdk:
-        pytest.skip("no ONNX Runtime SDK; OnnxRuntime_ROOT names an unpacked release")
+        pytest.skip("no ONNX Runtime SDK; ONNXRUNTIME_SDK names an unpacked release")
     require_toolchain()
     build = PROJECT / "build" / "onnxruntime"
     options = ("-DDENSENET_DEPLOY_ONNXRUNTIME=ON", "-DDENSENET_DEPLOY_TESTS=OFF")
