@@ -294,9 +294,16 @@ def _inconsistencies(manifest: Manifest) -> list[str]:
     problems += [
         f"golden {key} is missing" for key in ("input", "output") if key not in manifest.golden
     ]
-    low, best, high = manifest.batch
-    if not 1 <= low <= best <= high:
-        problems.append(f"batch {low},{best},{high} does not satisfy 1 <= min <= opt <= max")
+    sizes = [("batch", manifest.batch)]
+    for engine in manifest.engines:
+        sizes += [(f"profile of {engine.file}", profile) for profile in engine.profiles]
+        if not engine.profiles:
+            problems.append(f"{engine.file} has no profile")
+    problems += [
+        f"{name} {low},{best},{high} does not satisfy 1 <= min <= opt <= max"
+        for name, (low, best, high) in sizes
+        if not 1 <= low <= best <= high
+    ]
     if manifest.input.shape[1:] != manifest.preprocessing.input_shape:
         problems.append(
             f"input shape {manifest.input.shape[1:]} is not what preprocessing makes, "

@@ -13,11 +13,11 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, cast
+from typing import Any, NoReturn, TypeVar, cast
 
 from densenet_deploy.bench import rotate, warm_up
 from densenet_deploy.bundle import Bundle, open_bundle
@@ -30,6 +30,7 @@ from densenet_deploy.runtime import open_runner
 from densenet_deploy.runtime.runner import Runner
 from densenet_deploy.worker import here
 
+T = TypeVar("T")
 _SAMPLE_SECONDS = 0.05
 _LEAST_REQUESTS = 3
 _TOP = 3
@@ -56,6 +57,7 @@ class Task:
         backend: What runs the graph.
         precision: Of the graph.
         threads: CPU threads.
+        batch: Images of a request to the engine.
         images: Files to classify in turn; none for the engine alone.
     """
 
@@ -63,12 +65,13 @@ class Task:
     backend: str
     precision: Precision
     threads: int
+    batch: int = 1
     images: tuple[Path, ...] = ()
 
     def arguments(self) -> list[str]:
         """As either program takes them."""
         options = ["--backend", self.backend, "--precision", self.precision]
-        options += ["--threads", str(self.threads)]
+        options += ["--threads", str(self.threads), "--batch", str(self.batch)]
         return [str(self.bundle), *map(str, self.images), *options]
 
 
@@ -101,7 +104,7 @@ class Side:
     """A program that gives one timing for each line; a context manager that ends it.
 
     Raises:
-        BackendError: It does not start, or ends before it has said everything.
+        BackendError: It does not start, ends before it has said everything, or says anything else.
     """
 
     def __init__(self, command: Sequence[str]) -> None:
@@ -112,22 +115,40 @@ class Side:
             )
         except OSError as error:
             raise BackendError(f"{command[0]} does not run: {error}") from None
-        self.opening = Opening(**self._answer())
+        self.opening = self._understood(lambda answer: Opening(**answer))
 
     def seconds(self) -> float:
         """One sample."""
         assert self._process.stdin
-        self._process.stdin.write("\n")
-        self._process.stdin.flush()
-        return float(self._answer())
+        try:
+            self._process.stdin.write("\n")
+            self._process.stdin.flush()
+        except OSError:
+            self._end()
+        return self._understood(float)
 
-    def _answer(self) -> Any:
+    def _understood(self, read: Callable[[Any], T]) -> T:
+        """Its next line, as `read` takes it."""
         assert self._process.stdout
         line = self._process.stdout.readline()
         if not line:
-            self._process.wait()
-            raise BackendError(f"{self._name} ended with exit code {self._process.returncode}")
-        return json.loads(line)
+            self._end()
+        try:
+            return read(json.loads(line))
+        except (ValueError, TypeError):
+            self.close()
+            raise BackendError(
+                f"{self._name} says {line.strip()[:60]!r}", expected="a side of this suite"
+            ) from None
+
+    def _end(self) -> NoReturn:
+        self.close()
+        raise BackendError(f"{self._name} ended with exit code {self._process.returncode}")
+
+    def close(self) -> None:
+        """Lets it end: no more lines come."""
+        with suppress(OSError):
+            self._process.communicate()
 
     def __enter__(self) -> Side:
         return self
@@ -138,7 +159,7 @@ class Side:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._process.communicate()
+        self.close()
 
 
 def take_turns(
@@ -206,7 +227,7 @@ def serve(task: Task) -> None:
     began = time.perf_counter()
     bundle = open_bundle(task.bundle)
     with open_runner(bundle, task.backend, task.precision, task.threads) as runner:
-        infer, requests = _work(bundle, runner, task.images)
+        infer, requests = _work(bundle, runner, task)
         infer(next(requests))
         loaded = time.perf_counter() - began
         steady, latency = warm_up(infer, requests)
@@ -216,21 +237,19 @@ def serve(task: Task) -> None:
             _say(sample(infer, requests, count))
 
 
-def _work(
-    bundle: Bundle, runner: Runner, images: Sequence[Path]
-) -> tuple[Callable[[Any], Any], Iterator[Any]]:
+def _work(bundle: Bundle, runner: Runner, task: Task) -> tuple[Callable[[Any], Any], Iterator[Any]]:
     """What is repeated, and what with."""
     manifest = bundle.manifest
-    if not images:
+    if not task.images:
         normalised = manifest.preprocessing.normalise(bundle.sample_pixels())
-        return runner.logits, rotate(normalised, manifest.batch[0])
+        return runner.logits, rotate(normalised, task.batch)
 
     def classify(path: Path) -> list[Candidate]:
         pixels = manifest.preprocessing.read(path)
         logits = runner.logits(manifest.preprocessing.normalise(pixels[None]))
         return best(logits[0], manifest.labels, _TOP)
 
-    return classify, itertools.cycle(images)
+    return classify, itertools.cycle(task.images)
 
 
 def _say(value: Any) -> None:
@@ -246,6 +265,7 @@ def _task(arguments: Sequence[str]) -> Task:
         backend=options["--backend"],
         precision=cast(Precision, options["--precision"]),
         threads=int(options["--threads"]),
+        batch=int(options["--batch"]),
         images=tuple(map(Path, names[1:])),
     )
 

@@ -215,7 +215,9 @@ def embed(
         with tempfile.TemporaryDirectory(prefix="densenet-deploy-") as folder:
             bundle, _ = export_bundle(recipe, Path(folder) / "bundle", track)
             for precision in suite.precisions:
-                engine = Task(bundle.path, suite.backend, precision, threads)
+                engine = Task(
+                    bundle.path, suite.backend, precision, threads, bundle.manifest.batch[0]
+                )
                 image = replace(engine, images=_images(bundle))
                 parts: dict[Part, Task] = {"engine": engine, "image": image}
                 for part, task in parts.items():

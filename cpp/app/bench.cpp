@@ -1,8 +1,9 @@
 #include <chrono>
+#include <cmath>
 #include <cstdio>
 #include <densenet_deploy/densenet_deploy.hpp>
-#include <fstream>
 #include <iostream>
+#include <optional>
 
 #ifdef _WIN32
 #include <io.h>
@@ -85,8 +86,7 @@ void tell(const Json& measurements) {
 Json recorded_parity(const dd::Bundle& bundle) {
   const auto file = bundle.manifest().records.find("run");
   if (file == bundle.manifest().records.end()) return Json::array();
-  std::ifstream stream(bundle.file(file->second));
-  const Json records = Json::parse(stream, nullptr, false);
+  const Json records = read_json(bundle.file(file->second));
   return records.is_object() ? records.value("parity", Json::array()) : Json::array();
 }
 
@@ -108,7 +108,7 @@ void measure_job(const dd::Bundle& bundle, const dd::Tensor& images, const Job& 
 
 Found measure_all(const dd::Bundle& bundle, const BenchOptions& options) {
   const Selection selection = select(bundle, options.sweep);
-  const dd::Tensor images = bundle.manifest().preprocessing.prepare(bundle.samples());
+  const dd::Tensor images = bundle.sample_input();
   Found found;
   found.skipped = selection.skipped;
   Progress progress(selection.jobs.size() * (1 + options.batch_sizes.size()));
@@ -135,42 +135,18 @@ void check(const dd::Bundle& bundle, const BenchOptions& options) {
                            std::to_string(low) + " to " + std::to_string(high),
                            "choose --batch within the bounds, or export again with wider ones");
   }
-  if (options.seconds < 0) throw dd::BackendError("--seconds is negative", "0 or more");
+  if (!(options.seconds > 0) || !std::isfinite(options.seconds)) {
+    throw dd::BackendError("--seconds " + std::to_string(options.seconds), "a positive number");
+  }
 }
-
-/// Opened before anything is measured, so that no measurement is lost to a name; renamed at the
-/// end.
-class OutputFile {
- public:
-  explicit OutputFile(const std::string& path) : path_(path) {
-    if (path.empty()) return;
-    stream_.open(path + ".tmp");
-    if (!stream_) throw dd::DataError(path + " cannot be written", "", "check the folder");
-  }
-  ~OutputFile() {
-    if (!path_.empty()) std::remove((path_ + ".tmp").c_str());
-  }
-
-  void write(const Json& records) {
-    if (path_.empty()) return;
-    stream_ << records.dump() << "\n";
-    stream_.close();
-    if (!stream_ || std::rename((path_ + ".tmp").c_str(), path_.c_str()) != 0) {
-      throw dd::DataError(path_ + " cannot be written", "", "check the folder and free space");
-    }
-  }
-
- private:
-  std::string path_;
-  std::ofstream stream_;
-};
 
 }  // namespace
 
 int bench(const BenchOptions& options) {
   const dd::Bundle bundle = dd::Bundle::open(options.sweep.bundle);
   check(bundle, options);
-  OutputFile out(options.out);
+  std::optional<dd::OutputFile> out;  // made first, so that no measurement is lost to a name
+  if (!options.out.empty()) out.emplace(options.out);
   const Found found = measure_all(bundle, options);
   const Json records = {{"bundle", identity(bundle)},
                         {"parity", recorded_parity(bundle)},
@@ -179,7 +155,7 @@ int bench(const BenchOptions& options) {
                         {"process", {{"peak_memory_bytes", peak_memory_bytes()}}},
                         {"environment", environment(found.devices)},
                         {"environments", Json::object()}};
-  out.write(records);
+  if (out) out->commit(text(records) + "\n");
   if (options.sweep.json) {
     print(records);
     return 0;

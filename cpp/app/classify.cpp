@@ -29,14 +29,24 @@ void tell(const std::string& image, const std::vector<dd::Candidate>& candidates
   std::cout << image << ": " << text << "\n";
 }
 
+/// Normalised images, one at a time: decoded photographs are large.
+dd::Tensor read_images(const std::vector<std::string>& paths, const dd::Preprocessing& how) {
+  dd::Tensor all;
+  for (const std::string& path : paths) {
+    const dd::Tensor one = how.prepare(dd::Image::read(path));
+    if (all.shape.empty()) all.shape = one.shape;
+    all.values.insert(all.values.end(), one.values.begin(), one.values.end());
+  }
+  all.shape.front() = static_cast<std::int64_t>(paths.size());
+  return all;
+}
+
 }  // namespace
 
 int classify(const ClassifyOptions& options) {
   const dd::Bundle bundle = dd::Bundle::open(options.load.bundle);
   const dd::Manifest& manifest = bundle.manifest();
-  std::vector<dd::Image> images;
-  for (const std::string& path : options.images) images.push_back(dd::Image::read(path));
-  const dd::Tensor input = manifest.preprocessing.prepare(images);
+  const dd::Tensor input = read_images(options.images, manifest.preprocessing);
   const dd::Engine engine = dd::Engine::load(bundle, engine_options(options.load));
   const dd::Tensor logits = predict(bundle, engine, input);
   if (!options.save_input.empty()) write_npy(options.save_input, input);

@@ -19,7 +19,8 @@ Json optional(const std::optional<double>& value) { return value ? Json(*value) 
 std::string cpu_name() {
   std::ifstream cpuinfo("/proc/cpuinfo");
   for (std::string line; std::getline(cpuinfo, line);) {
-    if (line.rfind("model name", 0) == 0) return line.substr(line.find(':') + 2);
+    const std::size_t colon = line.find(": ");
+    if (line.rfind("model name", 0) == 0 && colon != line.npos) return line.substr(colon + 2);
   }
   return "unknown";
 }
@@ -147,9 +148,25 @@ std::int64_t peak_memory_bytes() {
 #endif
 }
 
-void print(const Json& value) {
-  std::cout << value.dump(1, ' ', false, Json::error_handler_t::replace) << "\n";
+Json read_json(const std::filesystem::path& path) {
+  constexpr int deepest = 64;
+  std::ifstream stream(path);
+  bool shallow = true;
+  const Json table = Json::parse(
+      stream,
+      [&](int depth, Json::parse_event_t, Json&) {
+        shallow = shallow && depth <= deepest;
+        return shallow;  // false drops what is below
+      },
+      false);
+  return shallow && !table.is_discarded() ? table : Json();
 }
+
+std::string text(const Json& value, int indent) {
+  return value.dump(indent, ' ', false, Json::error_handler_t::replace);
+}
+
+void print(const Json& value) { std::cout << text(value, 1) << "\n"; }
 
 std::string title(const Job& job) {
   return to_string(job.precision) + " on " + to_string(job.backend);

@@ -34,6 +34,12 @@ Json environment(const std::set<std::string>& devices);
 /// Most memory this process has held, in bytes; 0 where the system does not tell.
 std::int64_t peak_memory_bytes();
 
+/// A JSON file of ours; null where it is none, or nests deeper than any of ours.
+Json read_json(const std::filesystem::path& path);
+
+/// One JSON document as text, whatever its strings hold.
+std::string text(const Json& value, int indent = -1);
+
 /// Prints one JSON document to standard output.
 void print(const Json& value);
 

@@ -2,6 +2,27 @@
 
 namespace app {
 namespace dd = densenet_deploy;
+namespace {
+
+std::vector<dd::Backend> asked_or_all(const SweepOptions& options) {
+  if (options.backends.empty()) return {dd::all_backends.begin(), dd::all_backends.end()};
+  std::vector<dd::Backend> asked;
+  for (const std::string& name : options.backends) asked.push_back(dd::parse_backend(name));
+  return asked;
+}
+
+/// What keeps a backend from running these precisions of the bundle; empty if nothing does.
+std::string why_not(const dd::Bundle& bundle, const SweepOptions& options, dd::Backend backend,
+                    const std::vector<dd::Precision>& precisions) {
+  for (const dd::Precision precision : precisions) {
+    const std::string reason =
+        dd::why_unavailable(backend, bundle, engine_options(options, {backend, precision}));
+    if (!reason.empty()) return reason;
+  }
+  return "";
+}
+
+}  // namespace
 
 Selection select(const dd::Bundle& bundle, const SweepOptions& options) {
   std::vector<dd::Precision> precisions;
@@ -10,28 +31,18 @@ Selection select(const dd::Bundle& bundle, const SweepOptions& options) {
   if (precisions.empty()) {
     for (const auto& [precision, file] : bundle.manifest().models) precisions.push_back(precision);
   }
+  for (const dd::Precision precision : precisions) bundle.model(precision, dd::Backend::openvino);
   Selection selection;
-  std::vector<dd::Backend> backends;
-  for (const std::string& name : options.backends) {
-    backends.push_back(dd::parse_backend(name));
-    if (const std::string reason = dd::why_unavailable(backends.back()); !reason.empty()) {
-      throw dd::BackendError(name + " cannot run here: " + reason);
+  for (const dd::Backend backend : asked_or_all(options)) {
+    const std::string reason = why_not(bundle, options, backend, precisions);
+    if (!reason.empty() && !options.backends.empty()) {
+      throw dd::BackendError(to_string(backend) + " cannot run here: " + reason);
     }
-  }
-  for (const dd::Backend backend : dd::all_backends) {
-    if (!options.backends.empty()) break;
-    const std::string reason = dd::why_unavailable(backend);
-    if (reason.empty()) {
-      backends.push_back(backend);
-    } else {
+    if (!reason.empty()) {
       selection.skipped.push_back({to_string(backend), reason});
+      continue;
     }
-  }
-  for (const dd::Backend backend : backends) {
-    for (const dd::Precision precision : precisions) {
-      bundle.model(precision, backend);
-      selection.jobs.push_back({backend, precision});
-    }
+    for (const dd::Precision precision : precisions) selection.jobs.push_back({backend, precision});
   }
   if (selection.jobs.empty()) {
     std::string reasons;

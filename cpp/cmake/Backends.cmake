@@ -51,6 +51,7 @@ if(TENSORRT_LOOK)
   if(TensorRT_FOUND)
     densenet_deploy_add_backend(
       TENSORRT TensorRT::TensorRT src/backends/tensorrt/cuda.cpp src/backends/tensorrt/executor.cpp
+      src/backends/tensorrt/pieces.cpp src/backends/tensorrt/select.cpp
       src/backends/tensorrt/tensorrt.cpp)
   endif()
 endif()

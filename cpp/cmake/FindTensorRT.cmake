@@ -3,7 +3,9 @@
 # NVIDIA ships no CMake package. `TensorRT_ROOT` names an unpacked archive, `CUDAToolkit_ROOT` a
 # toolkit; each of the four paths below can also be given. The lean runtime runs engines, too.
 find_path(TensorRT_INCLUDE_DIR NvInferRuntime.h PATH_SUFFIXES include)
-find_library(TensorRT_LIBRARY NAMES nvinfer tensorrt_rtx nvinfer_lean PATH_SUFFIXES lib lib/x64)
+find_library(
+  TensorRT_LIBRARY NAMES nvinfer nvinfer_10 nvinfer_11 tensorrt_rtx nvinfer_lean NAMES_PER_DIR
+  PATH_SUFFIXES lib lib/x64)
 set(cuda_places ${CUDAToolkit_ROOT} $ENV{CUDAToolkit_ROOT} $ENV{CUDA_PATH} /usr/local/cuda)
 find_path(TensorRT_CUDA_INCLUDE_DIR cuda_runtime_api.h HINTS ${cuda_places} PATH_SUFFIXES include)
 find_library(TensorRT_CUDA_LIBRARY cudart HINTS ${cuda_places} PATH_SUFFIXES lib64 lib lib/x64)
@@ -11,7 +13,7 @@ find_library(TensorRT_CUDA_LIBRARY cudart HINTS ${cuda_places} PATH_SUFFIXES lib
 if(TensorRT_INCLUDE_DIR)
   file(READ ${TensorRT_INCLUDE_DIR}/NvInferVersion.h version_header)
   foreach(part MAJOR MINOR PATCH)
-    # TensorRT 10.13 and later name the number first: TRT_MAJOR_ENTERPRISE, or TRT_MAJOR_RTX.
+    # Later versions of TensorRT 10 call it TRT_MAJOR_ENTERPRISE, TensorRT-RTX TRT_MAJOR_RTX.
     string(REGEX MATCH "define (NV_TENSORRT|TRT)_${part}(_ENTERPRISE|_RTX)? +([0-9]+)" _
                  "${version_header}")
     list(APPEND version_parts ${CMAKE_MATCH_3})

@@ -31,7 +31,7 @@ class BackendEngine {
   virtual bool splits() const { return false; }
 };
 
-using Loaded = std::unique_ptr<BackendEngine>;
+using EnginePointer = std::unique_ptr<BackendEngine>;
 
 /// A backend, as this build has it.
 struct BackendEntry {
@@ -42,7 +42,7 @@ struct BackendEntry {
   std::string (*version)();
   /// What keeps it from running this bundle here, as a clause; empty if nothing is known to.
   std::string (*why_not)(const Bundle&, const EngineOptions&);
-  Loaded (*load)(const Bundle&, const EngineOptions&);
+  EnginePointer (*load)(const Bundle&, const EngineOptions&);
 };
 
 /// In the order of `all_backends`; each backend's file defines its own entry.

@@ -56,7 +56,7 @@ Bundle Bundle::open(const fs::path& path) {
   Problems problems;
   for (const auto& [name, bytes] : read.bytes) {
     const std::string problem = file_problem(path, name, bytes, read.manifest.sha256[name]);
-    if (!problem.empty()) problems.push_back(problem);
+    if (!problem.empty()) problems.add(problem);
   }
   if (!problems.empty()) throw_collected<BundleError>("bundle " + shown(path), problems);
   return Bundle(path, std::make_shared<const Manifest>(std::move(read.manifest)));
@@ -101,10 +101,12 @@ Tensor Bundle::golden_input() const { return golden("input", manifest().input); 
 
 Tensor Bundle::golden_output() const { return golden("output", manifest().output); }
 
-std::vector<Image> Bundle::samples() const {
+Tensor Bundle::sample_input() const {
+  Preprocessing plain = manifest().preprocessing;
+  plain.resize = 0;
   std::vector<Image> images;
   for (const std::string& name : manifest().samples) images.push_back(Image::read(file(name)));
-  return images;
+  return plain.prepare(images);
 }
 
 std::string Bundle::digest() const { return sha256(path_ / manifest_name); }

@@ -57,6 +57,7 @@ std::vector<Candidate> best(const float* logits, std::size_t classes,
 }
 
 Tensor predict(const Bundle& bundle, const Engine& engine, const Tensor& images) {
+  if (!images.complete()) return engine.run(images);  // which says what is wrong
   const Batch& batch = bundle.manifest().batch;
   const std::int64_t size = std::max(batch.min, std::min(batch.max, largest_batch));
   if (batch.min <= images.rows() && images.rows() <= size) return engine.run(images);

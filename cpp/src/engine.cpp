@@ -38,8 +38,7 @@ const detail::BackendEntry& require(Backend backend) {
 const detail::BackendEntry& choose(const Bundle& bundle, const EngineOptions& options) {
   std::string reasons;
   for (const detail::BackendEntry& entry : detail::backend_entries()) {
-    std::string reason = entry.why_unavailable();
-    if (reason.empty()) reason = entry.why_not(bundle, options);
+    const std::string reason = why_unavailable(entry.backend, bundle, options);
     if (reason.empty()) return entry;
     reasons += (reasons.empty() ? "" : "; ") + to_string(entry.backend) + ": " + reason;
   }
@@ -69,9 +68,11 @@ struct Engine::Loaded {
 
   /// Takes what `engine.run` needs: rows within the bundle's bounds, unless it splits.
   void check(const float* images, std::int64_t rows, const float* logits) const {
-    if (images == nullptr || logits == nullptr) throw BackendError("a null pointer", "an array");
     const Batch& batch = bundle.manifest().batch;
     const bool fits = engine->splits() ? rows >= 1 : batch.min <= rows && rows <= batch.max;
+    if (fits && (images == nullptr || logits == nullptr)) {
+      throw BackendError("a null pointer", "an array");
+    }
     if (fits) return;
     throw BackendError(
         "batch size " + std::to_string(rows),
@@ -118,10 +119,9 @@ Engine Engine::load(const Bundle& bundle, const EngineOptions& options) {
 
 Tensor Engine::run(const Tensor& images) const {
   const std::vector<std::int64_t>& image = input().shape;
-  const bool fits =
-      images.shape.size() == image.size() + 1 &&
-      std::equal(image.begin(), image.end(), images.shape.begin() + 1) &&
-      images.values.size() == static_cast<std::size_t>(images.rows()) * input().row_size();
+  const bool fits = images.shape.size() == image.size() + 1 &&
+                    std::equal(image.begin(), image.end(), images.shape.begin() + 1) &&
+                    images.complete();
   if (!fits) {
     throw BackendError("input '" + input().name + "' has shape " + shape_text(images.shape) +
                            " and " + std::to_string(images.values.size()) + " values",
@@ -163,6 +163,11 @@ std::string why_unavailable(Backend backend) {
   const detail::BackendEntry* entry = find_entry(backend);
   if (entry != nullptr) return entry->why_unavailable();
   return "this build of the library lacks it and has " + compiled_names();
+}
+
+std::string why_unavailable(Backend backend, const Bundle& bundle, const EngineOptions& options) {
+  const std::string reason = why_unavailable(backend);
+  return reason.empty() ? find_entry(backend)->why_not(bundle, options) : reason;
 }
 
 std::string library_version(Backend backend) {

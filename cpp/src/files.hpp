@@ -3,7 +3,6 @@
 #include <cstdint>
 #include <filesystem>
 #include <string>
-#include <string_view>
 #include <vector>
 
 namespace densenet_deploy {
@@ -12,11 +11,6 @@ namespace densenet_deploy {
 ///
 /// @throws DataError  It is no regular file, of more than `most` bytes, or cannot be read.
 std::vector<std::uint8_t> read_file(const std::filesystem::path& path, std::uint64_t most);
-
-/// Writes a file whole or not at all: to a temporary sibling, which then takes its name.
-///
-/// @throws DataError  It cannot be written.
-void replace_file(const std::filesystem::path& path, std::string_view content);
 
 /// SHA-256 of a file as 64 hexadecimal digits.
 ///

@@ -45,12 +45,12 @@ static void read_value(const Json& value, const std::string& where, Problems& pr
   TableReader reader(value, where, problems);
   std::string dtype = "float32";
   reader.required("name", out.name).required("dtype", dtype);
-  if (dtype != "float32") problems.push_back(where + " dtype is '" + dtype + "', expected float32");
+  if (dtype != "float32") problems.add(where + " dtype is '" + dtype + "', expected float32");
   const Json* shape = reader.any("shape");
   reader.finish();
   if (shape == nullptr || !shape->is_array() || shape->empty()) {
-    problems.push_back(where + " shape is " + (shape ? show_value(*shape) : "missing") +
-                       ", expected a list");
+    problems.add(where + " shape is " + (shape ? show_value(*shape) : "missing") +
+                 ", expected a list");
     return;
   }
   const Json fixed(shape->begin() + 1, shape->end());  // the first is the batch
@@ -65,22 +65,18 @@ static void read_value(const Json& value, const std::string& where, Problems& pr
   reader.required("height", height).required("width", width);
   reader.required("mean", out.mean).required("std", out.std).optional("resize", resize).finish();
   if (problems.size() > before) return;
-  const auto problem = [&](const std::string& text) { problems.push_back(where + ": " + text); };
-  if ((out.mean.size() != 1 && out.mean.size() != 3) || out.mean.size() != out.std.size()) {
-    return problem("mean and std must both have 1 (grayscale) or 3 (RGB) values");
-  }
-  if (*std::min_element(out.std.begin(), out.std.end()) <= 0)
-    return problem("std must be positive");
-  if (height < 1 || width < 1) return problem("height and width must be positive");
-  if (height > max_pixels / width || resize > max_pixels) {
-    return problem("more than " + std::to_string(max_pixels) + " pixels");
-  }
-  if (resize != 0 && resize < std::max(height, width)) {
-    return problem("resize must be 0 or at least height and width");
+  for (const std::int64_t size : {height, width, resize}) {
+    if (size < 0 || size > max_pixels) {
+      return problems.add(where + ": " + std::to_string(size) + " is not in 0.." +
+                          std::to_string(max_pixels) + " pixels");
+    }
   }
   out.height = static_cast<int>(height);
   out.width = static_cast<int>(width);
   out.resize = static_cast<int>(resize);
+  if (const std::string text = out.contradiction(); !text.empty()) {
+    problems.add(where + ": " + text);
+  }
 }
 
 /// A name that must be one of `choices`, which `parse` knows.
@@ -94,7 +90,7 @@ static void read_name(const Json& value, const std::string& where, Problems& pro
   try {
     out = parse(name);
   } catch (const BackendError& error) {
-    problems.push_back(where + ": " + error.found() + "; expected " + error.expected());
+    problems.add(where + ": " + error.found() + "; expected " + error.expected());
   }
 }
 
@@ -107,15 +103,21 @@ static void read_value(const Json& value, const std::string& where, Problems& pr
                        Backend& out) {
   read_name(value, where, problems, &parse_backend, out);
   if (out != Backend::tensorrt && out != Backend::tensorrt_rtx) {
-    problems.push_back(where + " is " + to_string(out) + ", which has no engines");
+    problems.add(where + " is " + to_string(out) + ", which has no engines");
   }
 }
 
 static void require_one_of(const std::string& value, const std::vector<std::string>& choices,
                            const std::string& where, Problems& problems) {
   if (std::find(choices.begin(), choices.end(), value) == choices.end()) {
-    problems.push_back(where + " is '" + value + "', expected one of: " + joined(choices));
+    problems.add(where + " is '" + value + "', expected one of: " + joined(choices));
   }
+}
+
+static void check_batch(const Batch& batch, const std::string& where, Problems& problems) {
+  if (1 <= batch.min && batch.min <= batch.opt && batch.opt <= batch.max) return;
+  problems.add(where + " " + std::to_string(batch.min) + "," + std::to_string(batch.opt) + "," +
+               std::to_string(batch.max) + " does not satisfy 1 <= min <= opt <= max");
 }
 
 static void read_value(const Json& value, const std::string& where, Problems& problems,
@@ -130,14 +132,16 @@ static void read_value(const Json& value, const std::string& where, Problems& pr
   reader.optional("weights", out.weights).finish();
   require_one_of(out.hardware_compatibility, {"none", "ampere-plus", "same-compute-capability"},
                  where + " hardware_compatibility", problems);
+  if (out.profiles.empty()) problems.add(where + " profiles is empty");
+  for (const Batch& profile : out.profiles) check_batch(profile, where + " profile", problems);
   require_one_of(out.weights, {"embedded", "refittable", "stripped"}, where + " weights", problems);
 }
 
 static void read_value(const Json& value, const std::string& where, Problems& problems,
                        Tolerance& out) {
   TableReader reader(value, where, problems);
-  reader.optional("top1_drop", out.top1_drop).optional("agreement", out.agreement);
-  reader.optional("max_abs", out.max_abs).optional("cosine", out.cosine).finish();
+  reader.required("top1_drop", out.top1_drop).required("agreement", out.agreement);
+  reader.required("max_abs", out.max_abs).required("cosine", out.cosine).finish();
 }
 
 namespace {
@@ -150,13 +154,13 @@ void by_precision(const std::map<std::string, T>& named, const std::string& wher
     try {
       out[parse_precision(name)] = value;
     } catch (const BackendError&) {
-      problems.push_back(where + ": '" + name + "' is not a precision");
+      problems.add(where + ": '" + name + "' is not a precision");
     }
   }
 }
 
 void read_tolerances(const Json* recipe, Problems& problems, Manifest& out) {
-  if (recipe == nullptr) return problems.push_back("recipe is missing");
+  if (recipe == nullptr) return problems.add("recipe is missing");
   if (!recipe->is_object()) return mistyped(*recipe, "recipe", "a table", problems);
   const auto verify = recipe->find("verify");
   if (verify == recipe->end() || !verify->is_object()) return;
@@ -232,47 +236,43 @@ std::set<std::string> referenced(const Manifest& manifest) {
 
 void check_files(const Manifest& manifest, Problems& problems) {
   for (const auto& [name, hash] : manifest.sha256) {
-    if (!is_inside(name)) problems.push_back("path " + show_value(name) + " leaves the bundle");
+    if (!is_inside(name)) problems.add("path " + show_value(name) + " leaves the bundle");
   }
   for (const std::string& name : referenced(manifest)) {
     if (manifest.sha256.count(name) == 0) {
-      problems.push_back(show_value(name) + " is used but has no hash");
+      problems.add(show_value(name) + " is used but has no hash");
     }
   }
   for (const auto& [backend, graphs] : manifest.lowered) {
     for (const auto& [precision, file] : graphs) {
       if (manifest.models.count(precision) == 0) {
-        problems.push_back(backend + " has a graph of its own for " + to_string(precision) +
-                           ", which models lacks");
+        problems.add(backend + " has a graph of its own for " + to_string(precision) +
+                     ", which models lacks");
       }
     }
   }
   for (const char* key : {"input", "output"}) {
     if (manifest.golden.count(key) == 0) {
-      problems.push_back(std::string("golden ") + key + " is missing");
+      problems.add(std::string("golden ") + key + " is missing");
     }
   }
 }
 
 void check_shapes(const Manifest& manifest, Problems& problems) {
-  const auto [low, best, high] = manifest.batch;
-  if (!(1 <= low && low <= best && best <= high)) {
-    problems.push_back("batch " + std::to_string(low) + "," + std::to_string(best) + "," +
-                       std::to_string(high) + " does not satisfy 1 <= min <= opt <= max");
-  }
+  check_batch(manifest.batch, "batch", problems);
   const auto made = manifest.preprocessing.input_shape();
   const std::vector<std::int64_t> expected(made.begin(), made.end());
   if (manifest.input.shape != expected) {
-    problems.push_back("input shape " + shape_text(manifest.input.shape) +
-                       " is not what preprocessing makes, " + shape_text(expected));
+    problems.add("input shape " + shape_text(manifest.input.shape) +
+                 " is not what preprocessing makes, " + shape_text(expected));
   }
   const std::vector<std::int64_t>& logits = manifest.output.shape;
   if (logits.size() != 1 || logits[0] < 1 || logits[0] > max_pixels) {
-    problems.push_back("output shape " + shape_text(logits) + " is not (classes)");
+    problems.add("output shape " + shape_text(logits) + " is not (classes)");
   } else if (!manifest.labels.empty() &&
              static_cast<std::size_t>(logits[0]) != manifest.labels.size()) {
-    problems.push_back(std::to_string(manifest.labels.size()) +
-                       " labels do not name outputs of shape " + shape_text(logits));
+    problems.add(std::to_string(manifest.labels.size()) + " labels do not name outputs of shape " +
+                 shape_text(logits));
   }
 }
 
@@ -285,6 +285,7 @@ Json parse(const std::filesystem::path& path) {
   };
   try {
     const std::vector<std::uint8_t> bytes = read_file(path, most_manifest_bytes);
+    if (!bytes.empty() && bytes.front() == 0xef) throw BundleError("it has a byte order mark");
     return Json::parse(bytes.begin(), bytes.end(), shallow);
   } catch (const Json::exception& error) {
     throw BundleError(shown(path) + " is not JSON (" + error.what() + ")");

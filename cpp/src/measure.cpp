@@ -80,7 +80,7 @@ WarmUp warm_up(const std::function<void()>& request) {
 }
 
 Rotation::Rotation(const Tensor& images, std::int64_t batch) : images_(images) {
-  if (images.rows() < 1 || batch < 1) {
+  if (!images.complete() || images.rows() < 1 || batch < 1) {
     throw BackendError(
         std::to_string(images.rows()) + " images in batches of " + std::to_string(batch),
         "at least one of each");

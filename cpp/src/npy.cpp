@@ -7,6 +7,7 @@
 #include <string_view>
 
 #include "densenet_deploy/error.hpp"
+#include "densenet_deploy/output_file.hpp"
 #include "densenet_deploy/tensor.hpp"
 #include "files.hpp"
 #include "text.hpp"
@@ -92,6 +93,12 @@ std::uint64_t byte_count(const std::vector<std::int64_t>& shape) {
 
 std::int64_t Tensor::rows() const { return shape.empty() ? 0 : shape.front(); }
 
+bool Tensor::complete() const {
+  const bool negative =
+      std::any_of(shape.begin(), shape.end(), [](std::int64_t size) { return size < 0; });
+  return !negative && !shape.empty() && byte_count(shape) == values.size() * sizeof(float);
+}
+
 std::size_t Tensor::row_size() const {
   if (shape.empty()) return 0;
   return std::accumulate(shape.begin() + 1, shape.end(), std::size_t{1},
@@ -129,7 +136,7 @@ void write_npy(const std::filesystem::path& path, const Tensor& tensor) {
   content += header;
   content.append(reinterpret_cast<const char*>(tensor.values.data()),
                  tensor.values.size() * sizeof(float));
-  replace_file(path, content);
+  OutputFile(path).commit(content);
 }
 
 }  // namespace densenet_deploy

@@ -57,7 +57,9 @@ void judge(Parity& parity, const Tolerance& tolerance) {
 }  // namespace
 
 Parity compare(const Tensor& reference, const Tensor& candidate, const Tolerance& tolerance) {
-  if (reference.shape != candidate.shape || reference.shape.size() != 2 || reference.rows() < 1) {
+  const bool fit = reference.shape == candidate.shape && reference.shape.size() == 2 &&
+                   reference.complete() && candidate.complete();
+  if (!fit || reference.rows() < 1 || reference.row_size() < 1) {
     throw DataError("logits of shape " + shape_text(candidate.shape) + " to compare with " +
                         shape_text(reference.shape),
                     "two equal shapes (N, classes) with at least one row");

@@ -4,7 +4,7 @@
 
 #include <cstring>
 #include <string>
-#include <vector>
+#include <utility>
 
 #include "codecs.hpp"
 #include "densenet_deploy/error.hpp"
@@ -18,8 +18,8 @@ struct Decoding {
   std::string message;
   png_structp png = nullptr;
   png_infop info = nullptr;
+  int passes = 1;
   Image image;
-  std::vector<png_bytep> rows;
 
   Decoding(const std::uint8_t* bytes, std::size_t size) : data(bytes), left(size) {}
   Decoding(const Decoding&) = delete;
@@ -49,7 +49,6 @@ void set_transformations(png_structp png, png_infop info) {
   if (colour == PNG_COLOR_TYPE_GRAY) png_set_expand_gray_1_2_4_to_8(png);
   png_set_strip_16(png);  // the high byte
   png_set_strip_alpha(png);
-  png_set_interlace_handling(png);
   png_read_update_info(png, info);
 }
 
@@ -58,22 +57,24 @@ bool read_header(Decoding& decoding) {
   if (setjmp(png_jmpbuf(decoding.png))) return false;
   png_set_read_fn(decoding.png, &decoding, on_read);
   png_set_user_limits(decoding.png, max_pixels, max_pixels);
+  // Texts, profiles and the like: a small file may unpack to gigabytes of them.
+  png_set_keep_unknown_chunks(decoding.png, PNG_HANDLE_CHUNK_NEVER, nullptr, -1);
   png_read_info(decoding.png, decoding.info);
   return true;
 }
 
 bool read_pixels(Decoding& decoding) {
   if (setjmp(png_jmpbuf(decoding.png))) return false;
+  decoding.passes = png_set_interlace_handling(decoding.png);
   set_transformations(decoding.png, decoding.info);
   Image& image = decoding.image;
   image.channels = png_get_channels(decoding.png, decoding.info);
   const std::size_t stride = png_get_rowbytes(decoding.png, decoding.info);
   image.pixels.resize(stride * static_cast<std::size_t>(image.height));
-  decoding.rows.resize(static_cast<std::size_t>(image.height));
-  for (std::size_t row = 0; row < decoding.rows.size(); ++row) {
-    decoding.rows[row] = image.pixels.data() + row * stride;
+  for (; decoding.passes > 0; --decoding.passes) {  // an interlaced image fills up pass by pass
+    png_bytep row = image.pixels.data();
+    for (int y = 0; y < image.height; ++y, row += stride) png_read_row(decoding.png, row, nullptr);
   }
-  png_read_image(decoding.png, decoding.rows.data());
   return true;
 }
 

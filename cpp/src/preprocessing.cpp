@@ -59,6 +59,12 @@ void look_up(const std::uint8_t* samples, std::size_t step, const float* table, 
   for (std::size_t index = 0; index < count; ++index) target[index] = table[samples[index * step]];
 }
 
+void check(const Preprocessing& how) {
+  if (const std::string text = how.contradiction(); !text.empty()) {
+    throw DataError("preprocessing: " + text);
+  }
+}
+
 void check(const Image& image) {
   const auto size = static_cast<std::size_t>(std::max(image.width, 0)) *
                     static_cast<std::size_t>(std::max(image.height, 0));
@@ -73,6 +79,7 @@ void check(const Image& image) {
 }
 
 Tensor prepare_all(const Preprocessing& how, const Image* images, std::size_t count) {
+  check(how);
   const auto channels = static_cast<std::size_t>(how.channels());
   const std::size_t plane = static_cast<std::size_t>(how.height) * how.width;
   std::vector<std::array<float, 256>> tables;
@@ -94,7 +101,23 @@ Tensor prepare_all(const Preprocessing& how, const Image* images, std::size_t co
 
 }  // namespace
 
+std::string Preprocessing::contradiction() const {
+  if ((mean.size() != 1 && mean.size() != 3) || mean.size() != std.size()) {
+    return "mean and std must both have 1 (grayscale) or 3 (RGB) values";
+  }
+  if (!(*std::min_element(this->std.begin(), this->std.end()) > 0)) return "std must be positive";
+  if (height < 1 || width < 1) return "height and width must be positive";
+  if (height > max_pixels / width || resize > max_pixels) {
+    return "more than " + std::to_string(max_pixels) + " pixels";
+  }
+  if (resize != 0 && resize < std::max(height, width)) {
+    return "resize must be 0 or at least height and width";
+  }
+  return "";
+}
+
 Image Preprocessing::geometry(const Image& image) const {
+  check(*this);
   check(image);
   if (image.channels != channels()) return geometry(with_channels(image, channels()));
   if (resize == 0) return resize_bilinear(image, width, height, {0, 0, width, height});

@@ -26,7 +26,7 @@ inline std::string show_value(const Json& value) {
 
 inline void mistyped(const Json& value, const std::string& where, const char* expected,
                      Problems& problems) {
-  problems.push_back(where + " is " + show_value(value) + ", expected " + expected);
+  problems.add(where + " is " + show_value(value) + ", expected " + expected);
 }
 
 inline void read_value(const Json& value, const std::string& where, Problems& problems,
@@ -60,7 +60,7 @@ template <class T>
 void read_value(const Json& value, const std::string& where, Problems& problems,
                 std::vector<T>& out) {
   if (!value.is_array()) return mistyped(value, where, "a list", problems);
-  for (std::size_t index = 0; index < value.size(); ++index) {
+  for (std::size_t index = 0; index < value.size() && !problems.full(); ++index) {
     out.emplace_back();
     read_value(value[index], where + "[" + std::to_string(index) + "]", problems, out.back());
   }
@@ -71,6 +71,7 @@ void read_value(const Json& value, const std::string& where, Problems& problems,
                 std::map<std::string, T>& out) {
   if (!value.is_object()) return mistyped(value, where, "a table", problems);
   for (const auto& [key, item] : value.items()) {
+    if (problems.full()) return;
     read_value(item, where + "." + key, problems, out[key]);
   }
 }
@@ -85,7 +86,7 @@ class TableReader {
 
   template <class T>
   TableReader& required(const std::string& key, T& out) {
-    if (find(key) == nullptr && table_.is_object()) problems_.push_back(place(key) + " is missing");
+    if (find(key) == nullptr && table_.is_object()) problems_.add(place(key) + " is missing");
     return optional(key, out);
   }
 
@@ -102,10 +103,10 @@ class TableReader {
     if (!table_.is_object()) return;
     const std::vector<std::string> valid(known_.begin(), known_.end());
     for (const auto& [key, value] : table_.items()) {
+      if (problems_.full()) return;
       if (known_.count(key) == 0) {
-        problems_.push_back("unknown key " + show_value(key) + " in " +
-                            (where_.empty() ? "the file" : where_) +
-                            "; valid keys: " + joined(valid));
+        problems_.add("unknown key " + show_value(key) + " in " +
+                      (where_.empty() ? "the file" : where_) + "; valid keys: " + joined(valid));
       }
     }
   }

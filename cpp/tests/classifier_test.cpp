@@ -46,7 +46,7 @@ TEST(Predict, SplitsAndPadsToWhatTheBundleAllows) {
   damaged.replace("\"batch\": [\n  1,\n  8,\n  64\n ]", "\"batch\": [\n  3,\n  3,\n  5\n ]");
   const dd::Bundle bundle = dd::Bundle::open(damaged.path());
   const dd::Engine engine = dd::Engine::load(bundle);
-  const dd::Tensor images = bundle.manifest().preprocessing.prepare(bundle.samples());
+  const dd::Tensor images = bundle.sample_input();
   const dd::Tensor found = predict(bundle, engine, images);  // 5, 5, 5 and 1 padded to 3
   ASSERT_EQ(found.shape, (std::vector<std::int64_t>{16, 10}));
   const dd::Bundle whole = dd::Bundle::open(shipped());

@@ -54,18 +54,20 @@ TEST_F(OnEngine, RefusesInputsThatDoNotFit) {
   EXPECT_REFUSED(run({1, 1, 28, 27}, 756), dd::BackendError, "has shape (1, 1, 28, 27)");
   EXPECT_REFUSED(run({784}, 784), dd::BackendError, "expected (N, ...) of (1, 28, 28)");
   EXPECT_REFUSED(run({2, 1, 28, 28}, 784), dd::BackendError, "784 values");
-  EXPECT_REFUSED(run({0, 1, 28, 28}, 0), dd::BackendError, "null pointer");
+  EXPECT_REFUSED(run({0, 1, 28, 28}, 0), dd::BackendError, "batch size 0");
   EXPECT_REFUSED(run({65, 1, 28, 28}, 65 * 784), dd::BackendError,
                  "batch size 65; expected 1 to 64. Split the batch");
   std::vector<float> images(784), logits(10);
-  EXPECT_REFUSED(engine.run(images.data(), 0, logits.data()), dd::BackendError, "batch size 0");
+  EXPECT_REFUSED(engine.run(nullptr, 1, logits.data()), dd::BackendError, "a null pointer");
+  EXPECT_REFUSED(predict(bundle(), engine, dd::Tensor{{100, 1, 28, 28}, {}}), dd::BackendError,
+                 "has shape (100, 1, 28, 28) and 0 values");
   EXPECT_REFUSED(engine.run_device(images.data(), 1, logits.data(), nullptr), dd::BackendError,
                  "openvino failed on fp32: this backend runs on the CPU");
 }
 
 TEST_F(OnEngine, GivesEveryBatchSizeTheSameRows) {
   const dd::Engine engine = load();
-  const dd::Tensor images = bundle().manifest().preprocessing.prepare(bundle().samples());
+  const dd::Tensor images = bundle().sample_input();
   const dd::Tensor whole = engine.run(images);
   for (std::int64_t row = 0; row < images.rows(); ++row) {
     std::vector<float> logits(10);
@@ -78,7 +80,7 @@ TEST_F(OnEngine, GivesEveryBatchSizeTheSameRows) {
 
 TEST_F(OnEngine, AnswersSeveralThreadsAtOnce) {
   const dd::Engine engine = load();
-  const dd::Tensor images = bundle().manifest().preprocessing.prepare(bundle().samples());
+  const dd::Tensor images = bundle().sample_input();
   const dd::Tensor expected = engine.run(images);
   std::atomic<int> wrong{0};
   std::vector<std::thread> threads;

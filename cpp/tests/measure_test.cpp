@@ -36,6 +36,13 @@ TEST(WarmUp, EndsWhenTheMedianSettles) {
   EXPECT_GE(warm.median, 0.01);
 }
 
+TEST(WarmUp, GivesUpWhereTheMedianKeepsGrowing) {
+  double seconds = 0.005;
+  const auto warm = dd::warm_up(
+      [&] { std::this_thread::sleep_for(std::chrono::duration<double>(seconds *= 1.01)); });
+  EXPECT_FALSE(warm.steady);
+}
+
 TEST(Rotation, WalksThroughTheImagesEndlessly) {
   const dd::Tensor images{{3, 2}, {0, 1, 10, 11, 20, 21}};
   dd::Rotation rotation(images, 2);

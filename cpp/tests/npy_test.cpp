@@ -58,11 +58,22 @@ TEST(Npy, RefusesWhatItCannotRead) {
   EXPECT_REFUSED(dd::read_npy(scratch / "nothing.npy"), dd::DataError, "does not exist");
 }
 
-TEST(Npy, FailingToWriteLeavesTheOldFile) {
+TEST(OutputFile, LeavesTheOldOneUntilItIsCommitted) {
   const Scratch scratch;
-  write(scratch / "a.npy", "old");
-  std::filesystem::create_directory(scratch / "a.npy.tmp");
-  EXPECT_REFUSED(write_npy(scratch / "a.npy", dd::Tensor{{1}, {1}}), dd::DataError,
-                 "cannot be written");
-  EXPECT_EQ(testing_support::read(scratch / "a.npy"), "old");
+  write(scratch / "a.txt", "old");
+  {
+    const dd::OutputFile dropped(scratch / "a.txt");
+    EXPECT_EQ(testing_support::read(scratch / "a.txt"), "old");
+  }
+  EXPECT_EQ(testing_support::read(scratch / "a.txt"), "old");
+  dd::OutputFile(scratch / "a.txt").commit("new");
+  EXPECT_EQ(testing_support::read(scratch / "a.txt"), "new");
+  using Entries = std::filesystem::directory_iterator;
+  EXPECT_EQ(std::distance(Entries(scratch / ""), Entries()), 1);  // nothing else is left
+}
+
+TEST(OutputFile, RefusesPlacesItCannotWrite) {
+  const Scratch scratch;
+  EXPECT_REFUSED(dd::OutputFile(scratch / ""), dd::DataError, "is a directory");
+  EXPECT_REFUSED(dd::OutputFile(scratch / "no/a.txt"), dd::DataError, "cannot be written");
 }

@@ -43,6 +43,19 @@ TEST(Preprocessing, RefusesImagesThatWouldBecomeHuge) {
                  "would be resized to 256x15360000");
 }
 
+TEST(Preprocessing, RefusesNumbersThatContradictThemselves) {
+  const auto refused = [](const dd::Preprocessing& how, const std::string& reason) {
+    EXPECT_REFUSED(how.geometry(plain(8, 8, 3, 0)), dd::DataError, reason);
+    EXPECT_REFUSED(how.prepare(plain(8, 8, 3, 0)), dd::DataError, reason);
+  };
+  refused({4, 4, {0, 0}, {1, 1}, 0}, "1 (grayscale) or 3 (RGB) values");
+  refused({4, 4, {0, 0, 0}, {1}, 0}, "1 (grayscale) or 3 (RGB) values");
+  refused({4, 4, {0}, {0}, 0}, "std must be positive");
+  refused({0, 4, {0}, {1}, 0}, "height and width must be positive");
+  refused({4, 4, {0}, {1}, 3}, "resize must be 0 or at least height and width");
+  refused({60'000, 60'000, {0}, {1}, 0}, "more than 64000000 pixels");
+}
+
 TEST(Preprocessing, RefusesImagesThatContradictThemselves) {
   EXPECT_REFUSED(imagenet.geometry({2, 2, 3, {1, 2, 3}}), dd::DataError, "3 bytes");
   EXPECT_REFUSED(imagenet.geometry(plain(2, 2, 4, 0)), dd::DataError, "4 channels");

@@ -315,7 +315,9 @@ TEST_F(Gpu, RefusesEnginesThatDoNotFit) {
 TEST_F(Gpu, IsTheFirstChoiceWhereItsEngineFits) {
   dd::EngineOptions options;
   EXPECT_EQ(dd::Engine::load(bundle(), options).backend(), dd::Backend::tensorrt);
+  EXPECT_EQ(dd::why_unavailable(dd::Backend::tensorrt, bundle(), options), "");
   options.precision = misfit;
+  EXPECT_NE(dd::why_unavailable(dd::Backend::tensorrt, bundle(), options), "");
   EXPECT_REFUSED(dd::Engine::load(bundle(), options), dd::BackendError,
                  "no backend can run");  // this build has no other
 }

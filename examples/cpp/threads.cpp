@@ -22,7 +22,7 @@ int main(int count, char** arguments) {
     dd::EngineOptions options;
     options.threads = 1;
     const auto engine = dd::Engine::load(bundle, options);
-    const dd::Tensor images = bundle.manifest().preprocessing.prepare(bundle.samples());
+    const dd::Tensor images = bundle.sample_input();
 
     std::atomic<int> next{0};
     std::exception_ptr failure;

@@ -53,7 +53,7 @@ def infer_onnxruntime() -> Path:
     build = PROJECT / "build" / "onnxruntime"
     options = ("-DDENSENET_DEPLOY_ONNXRUNTIME=ON", "-DDENSENET_DEPLOY_TESTS=OFF")
     configure(PROJECT, build, *options, f"-DOnnxRuntime_ROOT={sdk}")
-    assert "warning:" not in compile_all(build)
+    compile_all(build)
     return build / "app" / "densenet-infer"
 
 

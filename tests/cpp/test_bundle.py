@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -25,6 +26,11 @@ ODD_VALUES: list[Any] = [
     *([], [1], [1, 2, 3], [3, 2, 1], [0, 1, 2], ["a"], [None], {}, {"a": 1}, {"fp32": "fp32.onnx"}),
     *("../x", "/etc/passwd", "fp32.onnx", "none", "stripped", "8.6", [[1, 8, 64]], [1.0, 1, 1]),
 ]
+# What Python leaves to the runner, or has no limit for.
+STRICTER = re.compile(
+    r"(input|output) (dtype is|shape is|shape\[\d\] is|shape \()|is not in 0\.\.64000000 pixels|"
+    r"more than 64000000 pixels"
+)
 ENGINE = {
     "file": "fp32.onnx",  # any file of the bundle: nothing loads it
     "backend": "tensorrt",
@@ -118,9 +124,7 @@ def test_they_agree_whatever_is_changed(
     if python:
         assert cpp, f"C++ opens what Python refuses: {python}"
     elif cpp:
-        # What Python leaves to the runner, or has no limit for.
-        stricter = ("dtype", "output", "more than 64000000 pixels", "input", "shape")
-        reason = any(word in cpp for word in stricter) or not fits_in_64_bits(manifest)
+        reason = STRICTER.search(cpp) or not fits_in_64_bits(manifest)
         assert reason, f"Python opens what C++ refuses: {cpp}"
 
 
@@ -142,6 +146,20 @@ def test_they_agree_about_files(
         path.mkdir()
     python, cpp = verdicts(probe, damaged)
     assert name in python and name in cpp
+
+
+@pytest.mark.parametrize("profiles", [[], [[0, 0, 0]], [[1, 8, 4]], [[1, 1, 1], [8, 1, 1]]])
+def test_both_refuse_profiles_that_hold_nothing(
+    probe: Probe, copy: Path, table: dict[str, Any], profiles: list[list[int]]
+) -> None:
+    manifest = table | {"engines": [ENGINE | {"profiles": profiles}]}
+    (copy / MANIFEST).write_text(json.dumps(manifest))
+    assert all("profile" in verdict for verdict in verdicts(probe, copy))
+
+
+def test_both_refuse_a_byte_order_mark(probe: Probe, copy: Path, table: dict[str, Any]) -> None:
+    (copy / MANIFEST).write_text(json.dumps(table), encoding="utf-8-sig")
+    assert all(verdicts(probe, copy))
 
 
 def test_they_read_the_same_numbers(probe: Probe, bundle: Bundle) -> None:

@@ -45,6 +45,16 @@ def test_a_side_that_dies_is_an_error() -> None:
         Side(python("raise SystemExit(3)"))
     with pytest.raises(BackendError, match="does not run"):
         Side(["/nowhere/densenet-infer"])
+    opening = SIDE.split("for number")[0]
+    with Side(python(opening, "a", "b")) as side, pytest.raises(BackendError, match="exit code 0"):
+        side._process.wait()
+        side.seconds()
+
+
+@pytest.mark.parametrize("said", ["hello", "[1, 2]", '{"load_seconds": 1}'])
+def test_a_program_that_is_no_side_is_an_error(said: str) -> None:
+    with pytest.raises(BackendError, match="expected a side of this suite"):
+        Side(python(f"print({said!r})"))
 
 
 def test_peak_memory_is_the_programs_own() -> None:
@@ -62,7 +72,7 @@ def test_a_start_that_fails_is_an_error() -> None:
 
 
 def test_either_side_gets_the_same_task(tmp_path: Path) -> None:
-    task = Task(tmp_path, "openvino", "int8", 2, (Path("a.png"), Path("b.png")))
+    task = Task(tmp_path, "openvino", "int8", 2, 3, (Path("a.png"), Path("b.png")))
     for one in (task, replace(task, images=())):
         command = embedded.python_command(one)
         assert embedded._task(command[4:]) == one

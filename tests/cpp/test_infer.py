@@ -192,7 +192,7 @@ def test_bad_input_is_refused_with_a_reason(
     refused(run(infer, "verify", own, "--input", image), "one of --input and --expected")
     refused(run(infer, "bench", own, "--batch", "65"), "batch size 65; expected 1 to 64")
     refused(run(infer, "bench", own, "--out", tmp_path / "no" / "x.json"), "cannot be written")
-    refused(run(infer, "bench", own, "--seconds=-1"), "--seconds is negative")
+    refused(run(infer, "bench", own, "--seconds=-1"), "expected a positive number")
 
 
 def test_usage_errors_exit_with_2(infer: Path, fashion_bundle: Path) -> None:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import io
+import re
+import struct
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +16,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from densenet_deploy.embedded import start
 from densenet_deploy.errors import DataError
 from densenet_deploy.preprocess import CIFAR10, FASHION_MNIST, IMAGENET, Preprocessing
-from tests.cpp.toolchain import Probe
+from tests.cpp.toolchain import Probe, run
 
 PHOTOGRAPH = Path(matplotlib.get_data_path()) / "sample_data" / "grace_hopper.jpg"
 # A file of each example is written to one folder, which every example may overwrite.
@@ -161,19 +165,75 @@ def _rare_png(kind: str) -> bytes:
 
 def _png_of(samples: np.ndarray, bits: int, colour: int) -> bytes:
     """A PNG that Pillow reads but cannot write."""
-    import struct
-    import zlib
-
-    def chunk(kind: bytes, data: bytes) -> bytes:
-        return (
-            struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-        )
-
     height, width = samples.shape[:2]
     rows = b"".join(b"\0" + row.tobytes() for row in samples)
+    return _png(width, height, bits, colour, rows)
+
+
+def _png(width: int, height: int, bits: int, colour: int, rows: bytes, more: bytes = b"") -> bytes:
     header = struct.pack(">IIBBBBB", width, height, bits, colour, 0, 0, 0)
-    parts = chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
-    return b"\x89PNG\r\n\x1a\n" + parts
+    parts = [(b"IHDR", header), (b"IDAT", zlib.compress(rows)), (b"IEND", b"")]
+    whole = [_chunk(*part) for part in parts]
+    return b"\x89PNG\r\n\x1a\n" + whole[0] + more + whole[1] + whole[2]
+
+
+def _chunk(kind: bytes, data: bytes) -> bytes:
+    check = struct.pack(">I", zlib.crc32(kind + data))
+    return struct.pack(">I", len(data)) + kind + data + check
+
+
+def _huge_jpeg() -> bytes:
+    """A small JPEG whose frame header claims 65,000x65,000 pixels."""
+    buffer = io.BytesIO()
+    Image.new("L", (8, 8)).save(buffer, "jpeg")
+    whole = bytearray(buffer.getvalue())
+    frame = whole.index(b"\xff\xc0")
+    whole[frame + 5 : frame + 9] = struct.pack(">HH", 65_000, 65_000)
+    return bytes(whole)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (_png(30_000, 30_000, 8, 0, b""), "30000x30000 pixels"),
+        (_png(2**31 - 1, 2**31 - 1, 8, 2, b""), "Invalid IHDR data"),
+        (_huge_jpeg(), "65000x65000 pixels"),
+        (_png(1, 64_000_000, 8, 0, b""), "data"),
+    ],
+    ids=["png", "largest png", "jpeg", "tall png"],
+)
+def test_huge_claims_are_refused_without_their_memory(
+    infer: Path, fashion_bundle: Path, tmp_path: Path, content: bytes, message: str
+) -> None:
+    path = tmp_path / "image"
+    path.write_bytes(content)
+    done = run(infer, "classify", fashion_bundle, path)
+    assert done.code == 2 and re.search(message, done.err), done.err
+    assert peak_bytes(infer, "classify", fashion_bundle, path) < 160 << 20
+
+
+def test_compressed_texts_are_not_unpacked(
+    infer: Path, fashion_bundle: Path, tmp_path: Path
+) -> None:
+    texts = _chunk(b"zTXt", b"k\0\0" + zlib.compress(bytes(7_900_000))) * 100
+    path = tmp_path / "image.png"
+    path.write_bytes(_png(28, 28, 8, 0, bytes(29 * 28), texts))
+    assert run(infer, "classify", fashion_bundle, path).code == 0
+    assert peak_bytes(infer, "classify", fashion_bundle, path) < 200 << 20
+
+
+def test_photographs_are_not_held_all_at_once(
+    infer: Path, fashion_bundle: Path, tmp_path: Path
+) -> None:
+    path = tmp_path / "large.png"
+    Image.new("RGB", (3000, 3000)).save(path)  # 27 MB
+    assert peak_bytes(infer, "classify", fashion_bundle, *[path] * 20) < 250 << 20
+
+
+def peak_bytes(*command: Path | str) -> int:
+    """Largest resident set of a program, whatever its exit code."""
+    shell = ["sh", "-c", '"$@" >/dev/null 2>&1; true', "sh", *map(str, command)]
+    return start(shell).peak_bytes
 
 
 @pytest.mark.parametrize("suffix", ["png", "jpg"])

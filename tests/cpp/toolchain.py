@@ -36,19 +36,19 @@ def unavailable(reason: str) -> None:
 def configure(source: Path, build: Path, *options: str) -> None:
     """Runs CMake; what it cannot find is a reason to skip, see `unavailable`."""
     command = ["cmake", "-S", str(source), "-B", str(build), *options]
+    command += ["-DCMAKE_COMPILE_WARNING_AS_ERROR=ON"]
     done = subprocess.run(command, capture_output=True, text=True, cwd=source)
     if done.returncode:
         lines = [line.strip() for line in done.stderr.splitlines() if line.strip()]
         unavailable("; ".join(lines[:4]))
 
 
-def compile_all(build: Path, *targets: str) -> str:
-    """Builds what `configure` prepared and returns what the compiler said."""
+def compile_all(build: Path, *targets: str) -> None:
+    """Builds what `configure` prepared; a warning is an error."""
     chosen = ["--target", *targets] if targets else []
     command = ["cmake", "--build", str(build), "--parallel", str(os.cpu_count() or 1), *chosen]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
-    return done.stdout + done.stderr
 
 
 def build_preset(preset: str) -> Path:
@@ -57,8 +57,7 @@ def build_preset(preset: str) -> Path:
     build = PROJECT / "build" / preset
     options = (f"-DPython3_EXECUTABLE={sys.executable}", "-DDENSENET_DEPLOY_ONNXRUNTIME=OFF")
     configure(PROJECT, build, "--preset", preset, *options)
-    output = compile_all(build)
-    assert "warning:" not in output, output
+    compile_all(build)
     return build
 
 

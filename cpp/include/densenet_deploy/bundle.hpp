@@ -8,7 +8,6 @@
 #include <vector>
 
 #include "densenet_deploy/export.hpp"
-#include "densenet_deploy/image.hpp"
 #include "densenet_deploy/names.hpp"
 #include "densenet_deploy/preprocessing.hpp"
 #include "densenet_deploy/tensor.hpp"
@@ -107,10 +106,11 @@ class DENSENET_DEPLOY_EXPORT Bundle {
   Tensor golden_input() const;
   Tensor golden_output() const;
 
-  /// The sample images, which are stored after geometry.
+  /// The sample images as the network's input. They are stored after geometry, so nothing is
+  /// resized or cropped again.
   ///
-  /// @throws DataError  A sample is not an image.
-  std::vector<Image> samples() const;
+  /// @throws DataError  A sample is not an image, or there is none.
+  Tensor sample_input() const;
 
   /// SHA-256 of the manifest, and so of everything it names, as 64 hexadecimal digits.
   std::string digest() const;

@@ -8,6 +8,7 @@
 #include "densenet_deploy/image.hpp"
 #include "densenet_deploy/measure.hpp"
 #include "densenet_deploy/names.hpp"
+#include "densenet_deploy/output_file.hpp"
 #include "densenet_deploy/parity.hpp"
 #include "densenet_deploy/preprocessing.hpp"
 #include "densenet_deploy/tensor.hpp"

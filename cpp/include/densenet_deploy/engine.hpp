@@ -23,10 +23,6 @@ struct EngineOptions {
   bool cuda_graph = true;  ///< Capture each batch size once and replay it.
 };
 
-namespace detail {
-class BackendEngine;
-}
-
 /// One graph, loaded on one backend.
 ///
 /// Thread use: any number of threads may call the const functions of one engine at once. Requests
@@ -85,6 +81,11 @@ DENSENET_DEPLOY_EXPORT std::vector<Backend> compiled_backends();
 
 /// Why a backend cannot run here, as a clause; empty if it can.
 DENSENET_DEPLOY_EXPORT std::string why_unavailable(Backend backend);
+
+/// Why a backend cannot run a bundle here with these options, as a clause; empty if it can. Beyond
+/// the above, TensorRT needs an engine that fits; the others compile the graph when they load it.
+DENSENET_DEPLOY_EXPORT std::string why_unavailable(Backend backend, const Bundle& bundle,
+                                                   const EngineOptions& options);
 
 /// Name and version of the library behind a backend, such as `OpenVINO 2026.4.1`; empty where this
 /// build has no such backend.

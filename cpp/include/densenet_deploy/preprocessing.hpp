@@ -2,6 +2,7 @@
 
 #include <array>
 #include <cstdint>
+#include <string>
 #include <vector>
 
 #include "densenet_deploy/export.hpp"
@@ -20,6 +21,9 @@ struct DENSENET_DEPLOY_EXPORT Preprocessing {
   /// (height, width); 0 resizes straight to (height, width) without a crop.
   int resize = 0;
 
+  /// What contradicts itself in these numbers, as a clause; empty if nothing does.
+  std::string contradiction() const;
+
   int channels() const { return static_cast<int>(mean.size()); }
 
   /// (channels, height, width) of one normalised image.
@@ -28,7 +32,8 @@ struct DENSENET_DEPLOY_EXPORT Preprocessing {
   /// 8-bit pixels (height, width, channels): channel conversion, resize and crop, as Pillow does.
   ///
   /// @throws DataError  The image is so elongated that resizing it would take too much memory, or
-  ///                    is empty or of neither 1 nor 3 channels.
+  ///                    is empty or of neither 1 nor 3 channels; or these numbers contradict
+  ///                    themselves.
   Image geometry(const Image& image) const;
 
   /// Normalised images (N, channels, height, width) of one image or several, of any size.

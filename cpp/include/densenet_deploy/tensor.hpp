@@ -16,6 +16,8 @@ struct DENSENET_DEPLOY_EXPORT Tensor {
 
   /// Size of the first dimension; 0 for a tensor without dimensions.
   std::int64_t rows() const;
+  /// Whether there are as many values as the shape says.
+  bool complete() const;
   /// Values of one row.
   std::size_t row_size() const;
   const float* row(std::int64_t index) const { return values.data() + index * row_size(); }

@@ -14,7 +14,7 @@ class OnnxRuntimeEngine final : public BackendEngine {
   OnnxRuntimeEngine(const std::filesystem::path& path, int threads, const Manifest& manifest)
       : input_(manifest.input), output_(manifest.output), environment_(ORT_LOGGING_LEVEL_ERROR) {
     Ort::SessionOptions options;
-    options.SetIntraOpNumThreads(threads);
+    options.SetIntraOpNumThreads(threads != 0 ? threads : usable_cores());
     // It quantizes biases that a graph keeps in floating point, with a scale too small for fp16.
     options.AddConfigEntry("optimization.disable_specified_optimizers", "WeightBiasQuantization");
     session_ = Ort::Session(environment_, path.c_str(), options);
@@ -43,7 +43,7 @@ class OnnxRuntimeEngine final : public BackendEngine {
   Ort::Session session_{nullptr};
 };
 
-Loaded load(const Bundle& bundle, const EngineOptions& options) {
+EnginePointer load(const Bundle& bundle, const EngineOptions& options) {
   const std::filesystem::path path = bundle.model(options.precision, Backend::onnxruntime);
   try {
     return std::make_unique<OnnxRuntimeEngine>(path, options.threads, bundle.manifest());

@@ -63,7 +63,7 @@ class OpenVinoEngine final : public BackendEngine {
   std::size_t classes_ = 0;
 };
 
-Loaded load(const Bundle& bundle, const EngineOptions& options) {
+EnginePointer load(const Bundle& bundle, const EngineOptions& options) {
   const std::filesystem::path path = bundle.model(options.precision, Backend::openvino);
   try {
     ov::Core core;

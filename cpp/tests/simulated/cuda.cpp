@@ -147,8 +147,9 @@ cudaError_t cudaStreamSynchronize(cudaStream_t handle) {
   const Lock lock(streams);
   Stream& stream = stream_of(handle);
   if (stream.capturing) return cudaErrorStreamCaptureUnsupported;
+  if (const cudaError_t failed = status(); failed != cudaSuccess) return failed;  // nothing is done
   stream.work_until(stream.given);
-  return status();
+  return cudaSuccess;
 }
 
 cudaError_t cudaEventCreateWithFlags(cudaEvent_t* event, unsigned int) {

@@ -74,6 +74,7 @@ Graph capture(cudaStream_t stream, const std::function<void()>& enqueue) {
   } catch (...) {
     cudaStreamEndCapture(stream, &recorded);
     if (recorded != nullptr) cudaGraphDestroy(recorded);
+    cudaGetLastError();  // of a capture that was broken
     throw;
   }
   check(cudaStreamEndCapture(stream, &recorded), "cudaStreamEndCapture");

@@ -3,6 +3,7 @@
 #include <cuda_runtime_api.h>
 
 #include <cstddef>
+#include <exception>
 #include <functional>
 #include <string>
 #include <utility>
@@ -32,6 +33,21 @@ class OnDevice {
 
  private:
   int before_ = 0;
+};
+
+/// Where an exception leaves its scope, waits for a stream: nothing may be freed under its work.
+class WaitOnFailure {
+ public:
+  explicit WaitOnFailure(cudaStream_t stream) : stream_(stream) {}
+  ~WaitOnFailure() {
+    if (std::uncaught_exceptions() > before_) cudaStreamSynchronize(stream_);
+  }
+  WaitOnFailure(const WaitOnFailure&) = delete;
+  WaitOnFailure& operator=(const WaitOnFailure&) = delete;
+
+ private:
+  cudaStream_t stream_;
+  int before_ = std::uncaught_exceptions();
 };
 
 /// Owner of a handle that `Release` frees; movable, empty when moved from.

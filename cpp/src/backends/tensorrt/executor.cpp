@@ -59,23 +59,24 @@ bool aligned(const void* address) {
 void Logger::log(Severity severity, const char* message) noexcept {
   if (severity > Severity::kERROR) return;
   const std::lock_guard lock(mutex_);
+  ++errors_;
   last_ = message;
 }
 
-std::string Logger::last_error(const std::string& otherwise) const {
+std::size_t Logger::errors() const {
   const std::lock_guard lock(mutex_);
-  return last_.empty() ? otherwise : last_;
+  return errors_;
 }
 
-void Logger::forget() {
+std::string Logger::error_since(std::size_t before) const {
   const std::lock_guard lock(mutex_);
-  last_.clear();
+  return errors_ > before ? last_ : "";
 }
 
 Context::Context(LoadedEngine& loaded, void* memory, cudaStream_t stream)
-    : loaded_(loaded), stream_(stream), profile_(unset) {
+    : loaded_(loaded), stream_(stream), told_(loaded.logger->errors()), profile_(unset) {
   const std::lock_guard lock(loaded.creating);
-  loaded.logger->forget();
+
   const auto strategy = memory == nullptr
                             ? nvinfer1::ExecutionContextAllocationStrategy::kSTATIC
                             : nvinfer1::ExecutionContextAllocationStrategy::kUSER_MANAGED;
@@ -86,6 +87,7 @@ Context::Context(LoadedEngine& loaded, void* memory, cudaStream_t stream)
 
 void Context::prepare(std::size_t profile, std::int64_t batch, const void* images, void* logits) {
   const TensorInfo &input = loaded_.input, &output = loaded_.output;
+  told_ = loaded_.logger->errors();
   if (profile != profile_) {
     profile_ = unset;  // unknown until TensorRT has accepted it
     batch_ = 0;
@@ -106,16 +108,22 @@ void Context::prepare(std::size_t profile, std::int64_t batch, const void* image
   require(context_->setOutputTensorAddress(output.name.c_str(), logits), "setOutputTensorAddress");
 }
 
-void Context::enqueue() { require(context_->enqueueV3(stream_), "enqueueV3"); }
+void Context::enqueue() {
+  told_ = loaded_.logger->errors();
+  require(context_->enqueueV3(stream_), "enqueueV3");
+}
 
 void Context::require(bool done, const char* call, const std::string& details) const {
   if (!done) refuse(call, details);
 }
 
 void Context::refuse(const char* call, const std::string& details) const {
-  throw BackendError(
-      std::string(call) + " failed: " +
-      loaded_.logger->last_error(details.empty() ? "TensorRT gave no reason" : details));
+  std::vector<std::string> reasons;
+  if (!details.empty()) reasons.push_back(details);
+  const std::string said = loaded_.logger->error_since(told_);
+  if (!said.empty()) reasons.push_back(said);
+  throw BackendError(std::string(call) + " failed" + (reasons.empty() ? "" : ": ") +
+                     joined(reasons, "; "));
 }
 
 Executor::Executor(LoadedEngine& loaded)
@@ -137,6 +145,7 @@ Executor::Executor(LoadedEngine& loaded)
 Executor::~Executor() { cudaStreamSynchronize(stream_.get()); }
 
 void Executor::run(const float* images, float* logits, const Piece& piece) {
+  const cuda::WaitOnFailure wait(stream_.get());  // copies must not meet the next request
   const Buffers& buffers = buffers_[piece.profile];
   const std::size_t row = bytes(1, loaded_.input);
   auto* given = static_cast<std::uint8_t*>(buffers.images.get());
@@ -158,16 +167,12 @@ void Executor::run(const float* images, float* logits, const Piece& piece) {
 
 void Executor::run_device(const float* images, float* logits, const Piece& piece,
                           cudaStream_t stream) {
-  try {
-    cuda::check(cudaEventRecord(ready_.get(), stream), "cudaEventRecord");
-    cuda::check(cudaStreamWaitEvent(stream_.get(), ready_.get(), 0), "cudaStreamWaitEvent");
-    enqueue_aligned(images, logits, piece);
-    cuda::check(cudaEventRecord(done_.get(), stream_.get()), "cudaEventRecord");
-    cuda::check(cudaStreamWaitEvent(stream, done_.get(), 0), "cudaStreamWaitEvent");
-  } catch (...) {
-    cudaStreamSynchronize(stream_.get());  // the caller may free its arrays now
-    throw;
-  }
+  const cuda::WaitOnFailure wait(stream_.get());  // the caller may free its arrays after an error
+  cuda::check(cudaEventRecord(ready_.get(), stream), "cudaEventRecord");
+  cuda::check(cudaStreamWaitEvent(stream_.get(), ready_.get(), 0), "cudaStreamWaitEvent");
+  enqueue_aligned(images, logits, piece);
+  cuda::check(cudaEventRecord(done_.get(), stream_.get()), "cudaEventRecord");
+  cuda::check(cudaStreamWaitEvent(stream, done_.get(), 0), "cudaStreamWaitEvent");
 }
 
 void Executor::enqueue_aligned(const float* images, float* logits, const Piece& piece) {
@@ -213,6 +218,7 @@ const cuda::Graph& Executor::graph(const Piece& piece, const Buffers& buffers) {
   }
   if (captured_.size() == most_captured) captured_.pop_back();
   auto context = std::make_unique<Context>(loaded_, memory_.get(), stream_.get());
+  const cuda::WaitOnFailure wait(stream_.get());  // before the context is freed
   context->prepare(piece.profile, piece.batch, buffers.device_images.get(),
                    buffers.device_logits.get());
   context->enqueue();  // after a change of shape the first run does what no capture allows

@@ -14,17 +14,18 @@
 
 namespace densenet_deploy::detail {
 
-/// Keeps the last error that TensorRT reported; any thread may log.
+/// Keeps the last error that TensorRT reported, and how many there were; any thread may log.
 class Logger final : public nvinfer1::ILogger {
  public:
   void log(Severity severity, const char* message) noexcept override;
 
-  /// The last error since `forget`, or `otherwise`.
-  std::string last_error(const std::string& otherwise) const;
-  void forget();
+  std::size_t errors() const;
+  /// The last error if there were more than `before`; empty otherwise.
+  std::string error_since(std::size_t before) const;
 
  private:
   mutable std::mutex mutex_;
+  std::size_t errors_ = 0;
   std::string last_;
 };
 
@@ -54,6 +55,7 @@ class Context {
 
   LoadedEngine& loaded_;
   cudaStream_t stream_;
+  std::size_t told_;  ///< Errors before the current work: those are not its reason.
   std::unique_ptr<nvinfer1::IExecutionContext> context_;
   std::size_t profile_;
   std::int64_t batch_ = 0;

@@ -62,20 +62,20 @@ void check_tensor(const nvinfer1::ICudaEngine& engine, const TensorInfo& info,
   const char* name = info.name.c_str();
   if (engine.getTensorIOMode(name) != mode) {
     const bool is_input = mode == nvinfer1::TensorIOMode::kINPUT;
-    return problems.push_back("it has no " + std::string(is_input ? "input" : "output") + " '" +
-                              info.name + "'");
+    return problems.add("it has no " + std::string(is_input ? "input" : "output") + " '" +
+                        info.name + "'");
   }
   if (engine.getTensorDataType(name) != nvinfer1::DataType::kFLOAT) {
-    problems.push_back("'" + info.name + "' is not float32");
+    problems.add("'" + info.name + "' is not float32");
   }
   if (engine.getTensorLocation(name) != nvinfer1::TensorLocation::kDEVICE) {
-    problems.push_back("'" + info.name + "' is not on the device");
+    problems.add("'" + info.name + "' is not on the device");
   }
   const nvinfer1::Dims shape = engine.getTensorShape(name);
   const std::vector<std::int64_t> found(shape.d, shape.d + std::max(shape.nbDims, 0));
   if (found.empty() || std::vector<std::int64_t>(found.begin() + 1, found.end()) != info.shape) {
-    problems.push_back("'" + info.name + "' has shape " + shape_text(found) +
-                       ", the manifest says (N, ...) of " + shape_text(info.shape));
+    problems.add("'" + info.name + "' has shape " + shape_text(found) +
+                 ", the manifest says (N, ...) of " + shape_text(info.shape));
   }
 }
 
@@ -84,14 +84,14 @@ std::vector<Batch> read_io(const nvinfer1::ICudaEngine& engine, const Manifest& 
                            const EngineFile& record) {
   Problems problems;
   if (engine.getNbIOTensors() != 2) {
-    problems.push_back("it has " + std::to_string(engine.getNbIOTensors()) + " tensors, not 2");
+    problems.add("it has " + std::to_string(engine.getNbIOTensors()) + " tensors, not 2");
   }
   check_tensor(engine, manifest.input, nvinfer1::TensorIOMode::kINPUT, problems);
   check_tensor(engine, manifest.output, nvinfer1::TensorIOMode::kOUTPUT, problems);
   std::vector<Batch> profiles;
   if (problems.empty()) {
     profiles = read_profiles(engine, manifest.input.name);
-    if (profiles != record.profiles) problems.push_back("its profiles are not the manifest's");
+    if (profiles != record.profiles) problems.add("its profiles are not the manifest's");
   }
   if (!problems.empty()) {
     throw_collected<BackendError>(record.file + " is not the engine the manifest describes",
@@ -99,6 +99,53 @@ std::vector<Batch> read_io(const nvinfer1::ICudaEngine& engine, const Manifest& 
   }
   return profiles;
 }
+
+using Executors = Pool<std::unique_ptr<Executor>>;
+
+/// Everything that lives on the device; made and freed while that is the current one.
+struct OnGpu {
+  OnGpu(const Bundle& bundle, const EngineFile& record, const EngineOptions& options) {
+    deserialize(bundle.file(record.file), record);
+    const Manifest& manifest = bundle.manifest();
+    loaded.input = manifest.input;
+    loaded.output = manifest.output;
+    loaded.profiles = read_io(*engine, manifest, record);
+    loaded.capture = captures && options.cuda_graph;
+    loaded.logger = &logger;
+    loaded.engine = engine.get();
+    std::vector<std::unique_ptr<Executor>> made;
+    for (int index = 0; index < options.contexts; ++index) {
+      made.push_back(std::make_unique<Executor>(loaded));
+    }
+    executors = std::make_unique<Executors>(std::move(made));
+  }
+
+  void deserialize(const std::filesystem::path& path, const EngineFile& record) {
+    runtime.reset(nvinfer1::createInferRuntime(logger));
+    if (!runtime) throw BackendError("createInferRuntime failed" + reason(": "));
+    if (record.version_compatible) {
+      runtime->setEngineHostCodeAllowed(true);  // such a plan brings its own small runtime
+    }
+    const std::vector<std::uint8_t> plan = read_file(path, most_plan_bytes);
+    engine.reset(runtime->deserializeCudaEngine(plan.data(), plan.size()));
+    if (!engine) {
+      throw BackendError(to_string(this_backend) + " cannot load " + record.file + reason(": "));
+    }
+  }
+
+  /// What TensorRT said, after `lead`; empty where it said nothing.
+  std::string reason(const char* lead) const {
+    const std::string said = logger.error_since(0);
+    return said.empty() ? "" : lead + said;
+  }
+
+  // Freed in the reverse order.
+  Logger logger;
+  std::unique_ptr<nvinfer1::IRuntime> runtime;
+  std::unique_ptr<nvinfer1::ICudaEngine> engine;
+  LoadedEngine loaded;
+  std::unique_ptr<Executors> executors;
+};
 
 class TensorRtEngine final : public BackendEngine {
  public:
@@ -109,87 +156,55 @@ class TensorRtEngine final : public BackendEngine {
                          "", "build it with weights = \"embedded\"");
     }
     const cuda::OnDevice on_device(device_);
-    deserialize(bundle.file(record.file), record);
-    const Manifest& manifest = bundle.manifest();
-    loaded_.input = manifest.input;
-    loaded_.output = manifest.output;
-    loaded_.profiles = read_io(*engine_, manifest, record);
-    loaded_.capture = captures && options.cuda_graph;
-    loaded_.logger = &logger_;
-    loaded_.engine = engine_.get();
-    std::vector<std::unique_ptr<Executor>> executors;
-    for (int index = 0; index < options.contexts; ++index) {
-      executors.push_back(std::make_unique<Executor>(loaded_));
-    }
-    executors_ = std::make_unique<Executors>(std::move(executors));
+    gpu_ = std::make_unique<OnGpu>(bundle, record, options);
   }
 
   ~TensorRtEngine() override {
     try {
       const cuda::OnDevice on_device(device_);
-      executors_.reset();
+      gpu_.reset();
     } catch (const Error&) {  // the device is gone, and what lay on it
     }
   }
 
   void run(const float* images, std::int64_t rows, float* logits) override {
     const cuda::OnDevice on_device(device_);
-    executors_->lend([&](const std::unique_ptr<Executor>& executor) {
-      for (const Piece& piece : pieces(rows, loaded_.profiles)) {
-        executor->run(at(images, piece, loaded_.input), at(logits, piece, loaded_.output), piece);
+    const LoadedEngine& loaded = gpu_->loaded;
+    gpu_->executors->lend([&](const std::unique_ptr<Executor>& executor) {
+      for (const Piece& piece : pieces(rows, loaded.profiles)) {
+        executor->run(at(images, piece, loaded.input), at(logits, piece, loaded.output), piece);
       }
     });
   }
 
   void run_device(const float* images, std::int64_t rows, float* logits, void* stream) override {
-    const std::vector<Piece> cut = pieces(rows, loaded_.profiles);
+    const LoadedEngine& loaded = gpu_->loaded;
+    const std::vector<Piece> cut = pieces(rows, loaded.profiles);
     for (const Piece& piece : cut) {
       if (piece.rows == piece.batch) continue;
       throw BackendError("no profile holds " + std::to_string(piece.rows) + " rows");
     }
     const cuda::OnDevice on_device(device_);
-    executors_->lend([&](const std::unique_ptr<Executor>& executor) {
+    gpu_->executors->lend([&](const std::unique_ptr<Executor>& executor) {
       for (const Piece& piece : cut) {
-        executor->run_device(at(images, piece, loaded_.input), at(logits, piece, loaded_.output),
+        executor->run_device(at(images, piece, loaded.input), at(logits, piece, loaded.output),
                              piece, static_cast<cudaStream_t>(stream));
       }
     });
   }
 
-  std::vector<Batch> profiles() const override { return loaded_.profiles; }
+  std::vector<Batch> profiles() const override { return gpu_->loaded.profiles; }
   bool splits() const override { return true; }
   std::string device() const override { return cuda::device_name(device_); }
 
  private:
-  using Executors = Pool<std::unique_ptr<Executor>>;
-
   template <class Value>
   static Value* at(Value* first, const Piece& piece, const TensorInfo& info) {
     return first + static_cast<std::size_t>(piece.start) * info.row_size();
   }
 
-  void deserialize(const std::filesystem::path& path, const EngineFile& record) {
-    runtime_.reset(nvinfer1::createInferRuntime(logger_));
-    if (!runtime_)
-      throw BackendError("createInferRuntime failed: " + logger_.last_error("no reason"));
-    if (record.version_compatible) {
-      runtime_->setEngineHostCodeAllowed(true);  // such a plan brings its own small runtime
-    }
-    const std::vector<std::uint8_t> plan = read_file(path, most_plan_bytes);
-    engine_.reset(runtime_->deserializeCudaEngine(plan.data(), plan.size()));
-    if (!engine_) {
-      throw BackendError(to_string(this_backend) + " cannot load " + record.file + ": " +
-                         logger_.last_error("it is damaged"));
-    }
-  }
-
   int device_;
-  // Freed in the reverse order: executors, engine, runtime, logger.
-  Logger logger_;
-  std::unique_ptr<nvinfer1::IRuntime> runtime_;
-  std::unique_ptr<nvinfer1::ICudaEngine> engine_;
-  LoadedEngine loaded_;
-  std::unique_ptr<Executors> executors_;
+  std::unique_ptr<OnGpu> gpu_;
 };
 
 std::string why_not(const Bundle& bundle, const EngineOptions& options) {
@@ -201,7 +216,7 @@ std::string why_not(const Bundle& bundle, const EngineOptions& options) {
   return "";
 }
 
-Loaded load(const Bundle& bundle, const EngineOptions& options) {
+EnginePointer load(const Bundle& bundle, const EngineOptions& options) {
   return std::make_unique<TensorRtEngine>(bundle, options);
 }
 
