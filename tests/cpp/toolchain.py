@@ -16,7 +16,10 @@ import pytest
 
 PROJECT = Path(__file__).parents[2] / "cpp"
 # OpenVINO's threads load a library in a way that AddressSanitizer forbids, unless told.
-ENVIRONMENT = os.environ | {"TBB_ENABLE_SANITIZERS": "1"}
+ENVIRONMENT = os.environ | {
+    "TBB_ENABLE_SANITIZERS": "1",
+    "LSAN_OPTIONS": f"suppressions={PROJECT / 'tests' / 'leaks.txt'}:print_suppressions=0",
+}
 
 
 def require_toolchain() -> None:
