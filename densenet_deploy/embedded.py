@@ -24,7 +24,6 @@ from densenet_deploy.bundle import Bundle, open_bundle
 from densenet_deploy.classifier import Candidate, best
 from densenet_deploy.errors import BackendError
 from densenet_deploy.interleaved import sample
-from densenet_deploy.progress import Track, silent
 from densenet_deploy.recipe import Precision
 from densenet_deploy.runtime import open_runner
 from densenet_deploy.runtime.runner import Runner
@@ -38,13 +37,13 @@ METHOD = (
     "A sample is the median host wall time of consecutive requests after one that is not timed: "
     "at least 3 requests and about 50 ms. Engine: a normalised image in to logits out. Image: "
     "an image file to its three most probable classes: reading, decoding, resizing, "
-    "normalising, the engine, softmax. Either side runs in a process of its own, loaded once "
-    "and warmed up until its median settles or for 2 s. In every round each side gives one "
-    "sample, one at a time, in an order that is reversed every second round. A ratio is the "
-    "median over the rounds of Python / C++, with its 95 % percentile bootstrap interval. Cold "
-    "start is the time from starting `densenet-deploy predict` or `densenet-infer classify` to "
-    "its end, for one image; peak memory is that process's largest resident set. No sample is "
-    "dropped."
+    "normalising, the engine, softmax. Either side runs in a process of its own, loaded and "
+    "warmed up until its median settles or for 2 s, and started anew for every block of rounds. "
+    "In every round each side gives one sample, one at a time, in an order that is reversed "
+    "every second round. A ratio is the median over the rounds of Python / C++, with its 95 % "
+    "percentile bootstrap interval, for which whole blocks are resampled. Cold start is the "
+    "time from starting `densenet-deploy predict` or `densenet-infer classify` to its end, for "
+    "one image; peak memory is that process's largest resident set. No sample is dropped."
 )
 
 
@@ -162,25 +161,34 @@ class Side:
         self.close()
 
 
-def take_turns(
-    commands: Sequence[Sequence[str]], rounds: int, track: Track = silent, title: str = "Timing"
-) -> tuple[list[Opening], list[list[float]]]:
-    """Times every side once in each round.
+@dataclass(frozen=True)
+class Turns:
+    """What one side gave.
 
-    Returns:
-        What the sides said at their start, and the seconds of each in all rounds.
+    Attributes:
+        opening: What it said at its start.
+        seconds: One sample of each round.
+    """
+
+    opening: Opening
+    seconds: tuple[float, ...]
+
+
+def take_turns(commands: Sequence[Sequence[str]], rounds: int) -> list[Turns]:
+    """Starts every side and times it once in each round, in an order that changes.
 
     Raises:
         BackendError: A side does not start or dies.
     """
     with ExitStack() as stack:
-        opened = track(commands, f"{title}: loading", len(commands))
-        sides = [stack.enter_context(Side(command)) for command in opened]
+        sides = [stack.enter_context(Side(command)) for command in commands]
         seconds: list[list[float]] = [[] for _ in sides]
-        for number in track(range(rounds), title, rounds):
+        for number in range(rounds):
             for index in range(len(sides))[:: -1 if number % 2 else 1]:
                 seconds[index].append(sides[index].seconds())
-        return [side.opening for side in sides], seconds
+        return [
+            Turns(side.opening, tuple(series)) for side, series in zip(sides, seconds, strict=True)
+        ]
 
 
 @dataclass(frozen=True)

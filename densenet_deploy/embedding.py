@@ -15,9 +15,9 @@ from densenet_deploy import embedded, environment
 from densenet_deploy.bundle import Bundle
 from densenet_deploy.choose import find_recipe
 from densenet_deploy.embedded import (
-    Opening,
     Start,
     Task,
+    Turns,
     cpp_command,
     python_command,
     start,
@@ -64,16 +64,18 @@ class Compared:
         speedup: Python / C++.
         cpp_seconds: One sample of each round.
         python_seconds: Likewise.
-        cpp: What the C++ side said at its start.
-        python: Likewise.
+        cpp_load_seconds: From opening the bundle to the first answer, median of all launches.
+        python_load_seconds: Likewise.
+        steady: Whether the median latency of every process had settled before it was timed.
     """
 
     claim: Claim
     speedup: Ratio
     cpp_seconds: tuple[float, ...]
     python_seconds: tuple[float, ...]
-    cpp: Opening
-    python: Opening
+    cpp_load_seconds: float
+    python_load_seconds: float
+    steady: bool
 
     @property
     def verdict(self) -> Verdict | None:
@@ -94,9 +96,9 @@ class Compared:
             "python_median_seconds": statistics.median(self.python_seconds),
             "cpp_seconds": [round(value, 7) for value in self.cpp_seconds],
             "python_seconds": [round(value, 7) for value in self.python_seconds],
-            "cpp_load_seconds": self.cpp.load_seconds,
-            "python_load_seconds": self.python.load_seconds,
-            "steady": self.cpp.steady and self.python.steady,
+            "cpp_load_seconds": self.cpp_load_seconds,
+            "python_load_seconds": self.python_load_seconds,
+            "steady": self.steady,
         }
 
 
@@ -208,6 +210,7 @@ def embed(
     if reason := why_unavailable(suite.backend):
         raise BackendError(f"{suite.backend} cannot run here: {reason}")
     threads, rounds = suite.threads or usable_cores(), pairs or suite.pairs
+    block = suite.block if rounds % suite.block == 0 else 1
     recipes = {name: find_recipe(name) for name in models or suite.models}
     compared: list[Compared] = []
     started: list[Started] = []
@@ -223,17 +226,34 @@ def embed(
                 for part, task in parts.items():
                     floor = suite.floor if name in suite.models else None
                     claim = Claim(name, precision, part, floor)
-                    compared.append(_compare(claim, task, program, rounds, track))
+                    compared.append(_compare(claim, task, program, rounds, block, track))
                 started.append(_start(name, image, program, suite.starts, track))
     return Embedding(suite, threads, rounds, sha256(program), tuple(compared), tuple(started))
 
 
-def _compare(claim: Claim, task: Task, program: Path, rounds: int, track: Track) -> Compared:
+def _compare(
+    claim: Claim, task: Task, program: Path, rounds: int, block: int, track: Track
+) -> Compared:
+    """Both sides, started anew for each block of rounds."""
     commands = [cpp_command(program, task), python_command(task)]
-    title = f"{claim.model} {claim.precision}, {claim.part}"
-    (cpp, python), (cpp_seconds, python_seconds) = take_turns(commands, rounds, track, title)
-    speedup = ratio(python_seconds, cpp_seconds)
-    return Compared(claim, speedup, tuple(cpp_seconds), tuple(python_seconds), cpp, python)
+    cpp: list[Turns] = []
+    python: list[Turns] = []
+    launches = range(rounds // block)
+    for _ in track(launches, f"{claim.model} {claim.precision}, {claim.part}", len(launches)):
+        one, other = take_turns(commands, block)
+        cpp.append(one)
+        python.append(other)
+    cpp_seconds = tuple(second for turns in cpp for second in turns.seconds)
+    python_seconds = tuple(second for turns in python for second in turns.seconds)
+    return Compared(
+        claim=claim,
+        speedup=ratio(python_seconds, cpp_seconds, block),
+        cpp_seconds=cpp_seconds,
+        python_seconds=python_seconds,
+        cpp_load_seconds=statistics.median(turns.opening.load_seconds for turns in cpp),
+        python_load_seconds=statistics.median(turns.opening.load_seconds for turns in python),
+        steady=all(turns.opening.steady for turns in (*cpp, *python)),
+    )
 
 
 def _start(name: str, task: Task, program: Path, times: int, track: Track) -> Started:

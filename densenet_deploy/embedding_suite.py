@@ -24,6 +24,8 @@ class EmbeddingSuite:
         backend: What runs the graphs.
         threads: CPU threads of each side; 0 for all cores.
         pairs: Rounds, in each of which either side is timed once.
+        block: Rounds after which both sides are started anew: where the memory of a process lies
+            makes it a few percent faster or slower.
         starts: Times that either program is started anew, for its cold start and peak memory.
         kind: Which suite this is.
     """
@@ -36,6 +38,7 @@ class EmbeddingSuite:
     backend: Literal["openvino", "onnxruntime"] = "openvino"
     threads: int = 0
     pairs: int = 24
+    block: int = 4
     starts: int = 5
     kind: Literal["embedding"] = "embedding"
 
@@ -45,8 +48,8 @@ class EmbeddingSuite:
                 raise ValueError(f"{key} must not be empty, and each be named once")
         if self.floor <= 0 or self.threads < 0 or self.starts < 1:
             raise ValueError("floor and starts must be positive and threads not negative")
-        if self.pairs < LEAST_PAIRS:
-            raise ValueError(f"pairs must be at least {LEAST_PAIRS}")
+        if self.pairs < LEAST_PAIRS or self.block < 1 or self.pairs % self.block:
+            raise ValueError(f"pairs must be at least {LEAST_PAIRS}, and a multiple of block")
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, as in the TOML file."""

@@ -62,7 +62,7 @@ class Ratio:
         return dataclasses.asdict(self)
 
 
-def ratio(a_seconds: Sequence[float], b_seconds: Sequence[float]) -> Ratio:
+def ratio(a_seconds: Sequence[float], b_seconds: Sequence[float], block: int = 1) -> Ratio:
     """Median of a / b over all pairs, with its 95 % percentile bootstrap interval.
 
     The pairs are resampled, 10,000 times with a fixed seed (Efron, Annals of Statistics 7, 1979).
@@ -70,6 +70,8 @@ def ratio(a_seconds: Sequence[float], b_seconds: Sequence[float]) -> Ratio:
     Args:
         a_seconds: Seconds of one side, round by round.
         b_seconds: Seconds of the other, in the same rounds; a / b says how many times faster it is.
+        block: Consecutive pairs that share what may differ from block to block, such as a process
+            and where its memory lies; they are resampled together.
 
     Raises:
         ValueError: Not the same number of samples, none, or one that is not positive.
@@ -79,9 +81,12 @@ def ratio(a_seconds: Sequence[float], b_seconds: Sequence[float]) -> Ratio:
         raise ValueError(f"samples of shapes {a.shape} and {b.shape} are no pairs")
     if not (np.isfinite(a) & np.isfinite(b) & (a > 0) & (b > 0)).all():
         raise ValueError("every sample must be a positive number of seconds")
+    if a.size % block:
+        raise ValueError(f"{a.size} pairs are no blocks of {block}")
     ratios: NDArray[np.float64] = a / b
-    rows = np.random.default_rng(_SEED).integers(len(ratios), size=(_RESAMPLES, len(ratios)))
-    medians = np.median(ratios[rows], axis=1)
+    blocks = ratios.reshape(-1, block)
+    rows = np.random.default_rng(_SEED).integers(len(blocks), size=(_RESAMPLES, len(blocks)))
+    medians = np.median(blocks[rows].reshape(_RESAMPLES, -1), axis=1)
     low, high = np.percentile(medians, [2.5, 97.5])
     return Ratio(float(np.median(ratios)), float(low), float(high), len(ratios))
 

@@ -215,3 +215,16 @@ def test_the_bound_holds_as_often_as_it_says(p_lost: float, p_gained: float) -> 
 def test_answers_that_are_no_pairs_are_refused(a: Any, b: Any) -> None:
     with pytest.raises(ValueError, match="no pairs"):
         accuracy_drop(a, b)
+
+
+def test_blocks_are_resampled_together() -> None:
+    """Four processes a side, each with a speed of its own: the pairs alone would not show it."""
+    block = [[0.9] * 6, [0.95] * 6, [1.05] * 6, [1.1] * 6]
+    ratios = [value for one in block for value in one]
+    ones = [1.0] * 24
+    apart, together = ratio(ratios, ones), ratio(ratios, ones, block=6)
+    assert apart.median == together.median == pytest.approx(1.0)
+    assert together.low == pytest.approx(0.9) and together.high == pytest.approx(1.1)
+    assert apart.low > together.low and apart.high < together.high
+    with pytest.raises(ValueError, match="24 pairs are no blocks of 5"):
+        ratio(ratios, ones, block=5)

@@ -216,6 +216,7 @@ def traffic(*place: Any, value: Any) -> dict[str, Any]:
         (EMBEDDING | {"floor": 0}, "floor and starts must be positive"),
         (EMBEDDING | {"starts": 0}, "floor and starts must be positive"),
         (EMBEDDING | {"pairs": 3}, "pairs must be at least 20"),
+        (EMBEDDING | {"block": 5}, "pairs must be at least 20, and a multiple of block"),
         (EMBEDDING | {"backend": "tensorrt"}, "backend is 'tensorrt', expected one of: openvino"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",

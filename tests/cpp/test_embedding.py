@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from densenet_deploy import embedded
-from densenet_deploy.embedded import Opening, Side, Start, Task, start, take_turns
+from densenet_deploy.embedded import Opening, Side, Start, Task, Turns, start, take_turns
 from densenet_deploy.embedding import Claim, Compared, Embedding, Started, embed, find_program
 from densenet_deploy.embedding_suite import EmbeddingSuite
 from densenet_deploy.errors import BackendError
@@ -34,9 +34,8 @@ def python(code: str, *arguments: str) -> list[str]:
 
 def test_sides_take_turns_and_change_places(tmp_path: Path) -> None:
     log = str(tmp_path / "log")
-    openings, seconds = take_turns([python(SIDE, "a", log), python(SIDE, "b", log)], 4)
-    assert openings == [Opening(0.5, True, 3)] * 2
-    assert seconds == [[0.25, 1.25, 2.25, 3.25]] * 2
+    found = take_turns([python(SIDE, "a", log), python(SIDE, "b", log)], 4)
+    assert found == [Turns(Opening(0.5, True, 3), (0.25, 1.25, 2.25, 3.25))] * 2
     assert (tmp_path / "log").read_text() == "abbaabba"
 
 
@@ -87,8 +86,7 @@ def test_the_program_is_found_or_missed(cpu: Path) -> None:
 
 def test_a_slower_program_fails_its_floor() -> None:
     claim = Claim("m", "fp32", "engine", 1.0)
-    opening = Opening(0.1, True, 3)
-    slow = Compared(claim, Ratio(0.8, 0.7, 0.9, 24), (1.0,), (0.8,), opening, opening)
+    slow = Compared(claim, Ratio(0.8, 0.7, 0.9, 24), (1.0,), (0.8,), 0.1, 0.2, steady=True)
     assert not slow and slow.verdict == "fail"
     assert replace(slow, speedup=Ratio(1.0, 0.9, 1.1, 24))
     assert replace(slow, claim=replace(claim, floor=None)).verdict is None
@@ -105,14 +103,14 @@ def test_starts_are_told_as_medians() -> None:
 
 def test_a_real_run(infer: Path, tiny_recipe: Path) -> None:
     suite = EmbeddingSuite("s", ("densenet121",), ("fp32", "int8"), threads=1, starts=1)
-    found = embed(suite, infer, [str(tiny_recipe)], pairs=3)
+    found = embed(suite, infer, [str(tiny_recipe)], pairs=4)
     record = found.to_dict()
     assert [(c.claim.precision, c.claim.part) for c in found.compared] == [
         *(("fp32", "engine"), ("fp32", "image"), ("int8", "engine"), ("int8", "image"))
     ]
     for comparison in record["comparisons"]:
         assert comparison["floor"] is None and comparison["verdict"] is None  # not its own model
-        assert len(comparison["cpp_seconds"]) == len(comparison["python_seconds"]) == 3
+        assert len(comparison["cpp_seconds"]) == len(comparison["python_seconds"]) == 4
         assert 0 < comparison["cpp_median_seconds"] < 1
     for one in record["starts"]:
         assert 20 << 20 < one["cpp_median_peak_bytes"] < one["python_median_peak_bytes"]
