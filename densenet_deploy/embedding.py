@@ -239,8 +239,9 @@ def _compare(
     cpp: list[Turns] = []
     python: list[Turns] = []
     launches = range(rounds // block)
-    for _ in track(launches, f"{claim.model} {claim.precision}, {claim.part}", len(launches)):
-        one, other = take_turns(commands, block)
+    for launch in track(launches, f"{claim.model} {claim.precision}, {claim.part}", len(launches)):
+        order = -1 if launch % 2 else 1  # who is started first may get the better memory
+        one, other = take_turns(commands[::order], block)[::order]
         cpp.append(one)
         python.append(other)
     cpp_seconds = tuple(second for turns in cpp for second in turns.seconds)

@@ -38,7 +38,7 @@ class EmbeddingSuite:
     backend: Literal["openvino", "onnxruntime"] = "openvino"
     threads: int = 0
     pairs: int = 24
-    block: int = 4
+    block: int = 2
     starts: int = 5
     kind: Literal["embedding"] = "embedding"
 
