@@ -26,8 +26,9 @@ std::string why_not(const dd::Bundle& bundle, const SweepOptions& options, dd::B
 
 Selection select(const dd::Bundle& bundle, const SweepOptions& options) {
   std::vector<dd::Precision> precisions;
-  for (const std::string& name : options.precisions)
+  for (const std::string& name : options.precisions) {
     precisions.push_back(dd::parse_precision(name));
+  }
   if (precisions.empty()) {
     for (const auto& [precision, file] : bundle.manifest().models) precisions.push_back(precision);
   }

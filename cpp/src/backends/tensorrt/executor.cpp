@@ -76,7 +76,6 @@ std::string Logger::error_since(std::size_t before) const {
 Context::Context(LoadedEngine& loaded, void* memory, cudaStream_t stream)
     : loaded_(loaded), stream_(stream), told_(loaded.logger->errors()), profile_(unset) {
   const std::lock_guard lock(loaded.creating);
-
   const auto strategy = memory == nullptr
                             ? nvinfer1::ExecutionContextAllocationStrategy::kSTATIC
                             : nvinfer1::ExecutionContextAllocationStrategy::kUSER_MANAGED;
