@@ -8,6 +8,7 @@ import sys
 import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
 
@@ -275,8 +276,7 @@ def _images(bundle: Bundle) -> tuple[Path, ...]:
     """The bundle's samples; for a network that takes colour a real photograph, 512x600 pixels."""
     if bundle.manifest.preprocessing.channels == 1:
         return tuple(map(bundle.file, bundle.manifest.samples))
-    try:
-        import matplotlib
-    except ImportError:
-        raise MissingDependencyError.of("matplotlib", "report", "its sample photograph") from None
-    return (Path(matplotlib.get_data_path()) / "sample_data" / "grace_hopper.jpg",)
+    found = find_spec("matplotlib")
+    if found is None or found.origin is None:
+        raise MissingDependencyError.of("matplotlib", "report", "its sample photograph")
+    return (Path(found.origin).parent / "mpl-data" / "sample_data" / "grace_hopper.jpg",)
