@@ -19,7 +19,8 @@ from tests.cpp.toolchain import Probe
 
 MOST_INTEGER = 2**63 - 1
 property_test = settings(
-    max_examples=400, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=400,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 ODD_VALUES: list[Any] = [
     *(None, True, False, 0, -1, 1, 2, 28, 10**9, 10**30, 1.5, -0.0, "", "x", "fp32", "openvino"),

@@ -24,7 +24,8 @@ from tests.cpp.toolchain import Probe, run
 PHOTOGRAPH = Path(matplotlib.get_data_path()) / "sample_data" / "grace_hopper.jpg"
 # A file of each example is written to one folder, which every example may overwrite.
 property_test = settings(
-    max_examples=250, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=250,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 
 PNG_MODES = ("1", "L", "LA", "P", "RGB", "RGBA", "I;16")
