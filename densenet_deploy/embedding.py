@@ -241,7 +241,7 @@ def _compare(
     python: list[Turns] = []
     launches = range(rounds // block)
     for launch in track(launches, f"{claim.model} {claim.precision}, {claim.part}", len(launches)):
-        order = -1 if launch % 2 else 1  # who is started first may get the better memory
+        order = -1 if launch % 2 else 1  # being started first shall favour neither
         one, other = take_turns(commands[::order], block)[::order]
         cpp.append(one)
         python.append(other)

@@ -24,8 +24,8 @@ class EmbeddingSuite:
         backend: What runs the graphs.
         threads: CPU threads of each side; 0 for all cores.
         pairs: Rounds, in each of which either side is timed once.
-        block: Rounds after which both sides are started anew: where the memory of a process lies
-            makes it a few percent faster or slower.
+        block: Rounds after which both sides are started anew: the ratio of two launches differs
+            by a few percent from that of two others.
         starts: Times that either program is started anew, for its cold start and peak memory.
         kind: Which suite this is.
     """

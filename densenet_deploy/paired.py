@@ -70,8 +70,8 @@ def ratio(a_seconds: Sequence[float], b_seconds: Sequence[float], block: int = 1
     Args:
         a_seconds: Seconds of one side, round by round.
         b_seconds: Seconds of the other, in the same rounds; a / b says how many times faster it is.
-        block: Consecutive pairs that share what may differ from block to block, such as a process
-            and where its memory lies; they are resampled together.
+        block: Consecutive pairs that share what may differ from block to block, such as the
+            launch of a process; they are resampled together.
 
     Raises:
         ValueError: Not the same number of samples, none, or one that is not positive.
