@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+from densenet_deploy import public_weights
+from densenet_deploy.published import is_published, published_recipe
 from densenet_deploy.recipe import (
     DataConfig,
     ModelConfig,
@@ -31,12 +33,16 @@ def choose_recipe(
     """The recipe a command works on: by name, or made for `--model` and `--weights`.
 
     A model without weights gets seeded ones and synthetic images. Weights without a model take
-    the architecture their header names; trained ones need `data` for int8.
+    the architecture their header, or their published name, says; trained ones need `data` for int8.
     """
     if not model and not weights:
-        recipe = load_recipe(name)
+        recipe = published_recipe(name) if is_published(name) else load_recipe(name)
         return recipe if data is None else replace(recipe, data=data)
-    title = model or Path(weights).stem
+    if public_weights.is_public(weights):
+        title = model or weights.partition(":")[2]
+        model = model or public_weights.architecture(weights)
+    else:
+        title = model or Path(weights).stem
     description = title if weights else f"{title}, seeded weights: speed only"
     spec = variant(model) if model else None
     config = ModelConfig(
@@ -61,6 +67,8 @@ def find_recipe(name: str) -> Recipe:
     Raises:
         RecipeError: Neither a recipe nor an architecture.
     """
+    if is_published(name):
+        return published_recipe(name)
     if name.endswith(".toml") or (recipe_folder() / f"{name}.toml").is_file():
         return load_recipe(name)
     return choose_recipe("", model=name)

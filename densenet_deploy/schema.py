@@ -44,7 +44,7 @@ def read(cls: type[T], table: Any, where: str, problems: list[str]) -> T | None:
 
     Args:
         cls: A dataclass whose fields are str, int, float, bool, Literal, tuples, dicts with str
-            keys, optionals or further dataclasses.
+            keys, optionals, further dataclasses or unions of those.
         table: The decoded TOML or JSON value.
         where: Name of this table for the messages, such as `[export]`.
         problems: Receives one sentence for each thing that is wrong.
@@ -102,8 +102,19 @@ def _value(hint: Any, value: Any, place: str, problems: list[str]) -> Any:
 def _optional(arguments: tuple[Any, ...], value: Any, place: str, problems: list[str]) -> Any:
     if value is None:
         return None
-    inner = next(argument for argument in arguments if argument is not type(None))
-    return _value(inner, value, place, problems)
+    choices = [argument for argument in arguments if argument is not type(None)]
+    return _value(_closest(choices, value), value, place, problems)
+
+
+def _closest(choices: list[Any], value: Any) -> Any:
+    """Of several dataclasses the one whose fields differ least from the table's keys."""
+    if len(choices) == 1 or not isinstance(value, Mapping):
+        return choices[0]
+
+    def different(choice: Any) -> int:
+        return len({field.name for field in dataclasses.fields(choice)} ^ value.keys())
+
+    return min(choices, key=different)
 
 
 def _one_of(choices: tuple[Any, ...], value: Any, place: str, problems: list[str]) -> Any:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -10,15 +10,15 @@ import numpy as np
 import torch
 from torch import nn
 
-from densenet_deploy import checkpoint, data
-from densenet_deploy.checkpoint import CheckpointInfo
+from densenet_deploy import checkpoint, data, public_weights
+from densenet_deploy.checkpoint import CheckpointInfo, LoadReport
 from densenet_deploy.data import ImageSet
 from densenet_deploy.errors import CheckpointError, DataError
-from densenet_deploy.model import DenseNet, create_model
+from densenet_deploy.model import Network, build_network, create_model
 from densenet_deploy.preprocess import IMAGENET, Preprocessing
 from densenet_deploy.progress import Track, once, silent
 from densenet_deploy.recipe import QuantizeConfig, Recipe
-from densenet_deploy.spec import DenseNetSpec, variant
+from densenet_deploy.spec import Architecture, variant
 
 SELECTION_IMAGES = 2000
 _TEST_IMAGES = 16  # synthetic ones
@@ -42,7 +42,7 @@ class Source:
         speed_only: The weights are seeded noise.
     """
 
-    model: DenseNet
+    model: Network
     preprocessing: Preprocessing
     labels: tuple[str, ...]
     calibration: ImageSet
@@ -51,6 +51,25 @@ class Source:
     test: ImageSet
     training: dict[str, Any]
     speed_only: bool
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A network with its weights.
+
+    Attributes:
+        model: In evaluation mode.
+        preprocessing: From an image to its input.
+        labels: Class names; None where the weights do not say.
+        training: How the weights came to be, for records.
+        report: How the file was read.
+    """
+
+    model: Network
+    preprocessing: Preprocessing
+    labels: tuple[str, ...] | None
+    training: dict[str, Any]
+    report: LoadReport
 
 
 def prepare(recipe: Recipe, track: Track = silent) -> Source:
@@ -62,12 +81,8 @@ def prepare(recipe: Recipe, track: Track = silent) -> Source:
     """
     if not recipe.model.weights:
         return _seeded(recipe, track)
-    path = weights_path(recipe.model.weights)
-    info = checkpoint.read_info(path)
-    model = DenseNet(_architecture(recipe, path, info))
-    checkpoint.load_weights(path, model)
-    input_shape = model.spec.input_shape
-    preprocessing = info.preprocessing if info else preprocessing_for(recipe, input_shape)
+    loaded = load_model(recipe, track)
+    preprocessing = loaded.preprocessing
     if recipe.data.name == "synthetic":  # never calibrates trained weights
         test, train = data.synthetic(_TEST_IMAGES, preprocessing), data.none(preprocessing)
     else:
@@ -76,20 +91,51 @@ def prepare(recipe: Recipe, track: Track = silent) -> Source:
         limit = wanted if recipe.data.name == "folder" else 0  # decoding files takes long
         train = data.load(recipe.data, "train", preprocessing, limit)
     calibration, rows, selection = draw(train, recipe.quantize)
-    labels = info.labels if info else test.classes
-    training = info.training if info else {"file": path.name}
-    speed_only = _SEEDED in training  # the checkpoint of a speed-only bundle
+    speed_only = _SEEDED in loaded.training  # the checkpoint of a speed-only bundle
     return Source(
-        model.eval(),
+        loaded.model,
         preprocessing,
-        labels,
+        test.classes if loaded.labels is None else loaded.labels,
         calibration,
         rows,
         selection,
         test,
-        training,
+        loaded.training,
         speed_only,
     )
+
+
+def load_model(recipe: Recipe, track: Track = silent) -> Trained:
+    """The recipe's network with its weights, fetched where they are published ones.
+
+    Raises:
+        CheckpointError: The recipe has no weights, or they are missing or do not fit.
+    """
+    name = recipe.model.weights
+    if not name:
+        raise CheckpointError(f"{recipe.name} has no weights", remedy="name them with --weights")
+    info: CheckpointInfo | None
+    if public_weights.is_public(name):
+        info, path = _published(recipe, track)
+    else:
+        path = weights_path(name)
+        info = checkpoint.read_info(path)
+    model = build_network(_architecture(recipe, path, info))
+    report = checkpoint.load_weights(path, model)
+    if info is None:
+        preprocessing = preprocessing_for(recipe, model.spec.input_shape)
+        return Trained(model.eval(), preprocessing, None, {"file": path.name}, report)
+    return Trained(model.eval(), info.preprocessing, info.labels, info.training, report)
+
+
+def _published(recipe: Recipe, track: Track) -> tuple[CheckpointInfo, Path]:
+    """What a checkpoint of ours would say of published weights, and the fetched file."""
+    weights = public_weights.describe(recipe.model.weights, recipe.model.variant)
+    spec = variant(weights.model, recipe.model.input_shape, recipe.model.classes)
+    path = public_weights.fetch(weights, track=track)
+    training = {"weights": weights.name, "file": path.name, "url": weights.url}
+    preprocessing = weights.preprocessing.at(*spec.input_shape[1:])
+    return CheckpointInfo(spec, preprocessing, weights.labels, training), path
 
 
 def draw(train: ImageSet, config: QuantizeConfig) -> tuple[ImageSet, tuple[int, ...], ImageSet]:
@@ -100,7 +146,7 @@ def draw(train: ImageSet, config: QuantizeConfig) -> tuple[ImageSet, tuple[int, 
     return calibration, tuple(map(int, rows)), train.pick(others)
 
 
-def _architecture(recipe: Recipe, path: Path, info: CheckpointInfo | None) -> DenseNetSpec:
+def _architecture(recipe: Recipe, path: Path, info: CheckpointInfo | None) -> Architecture:
     if recipe.model.variant:
         return variant(recipe.model.variant, recipe.model.input_shape, recipe.model.classes)
     if info is None:
@@ -140,11 +186,14 @@ def preprocessing_for(recipe: Recipe, input_shape: tuple[int, int, int]) -> Prep
     known = data.PREPROCESSING.get(recipe.data.name)
     for candidate in filter(None, (known, IMAGENET)):
         if candidate.input_shape == input_shape:
-            return candidate
+            return replace(candidate, interpolation=recipe.data.interpolation)
     channels, height, width = input_shape
     if channels not in (1, 3):
         raise DataError(f"{channels} input channels", expected="1 (grayscale) or 3 (RGB)")
-    return Preprocessing(height, width, mean=(0.5,) * channels, std=(0.25,) * channels)
+    half, quarter = (0.5,) * channels, (0.25,) * channels
+    return Preprocessing(
+        height, width, mean=half, std=quarter, interpolation=recipe.data.interpolation
+    )
 
 
 def weights_path(name: str) -> Path:

@@ -5,7 +5,7 @@ import os
 import pickle
 import re
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from torch import Tensor
 from torchvision.models import densenet as torchvision_densenet
 
 from densenet_deploy import checkpoint
-from densenet_deploy.checkpoint import CheckpointInfo
+from densenet_deploy.checkpoint import CheckpointInfo, LoadReport
 from densenet_deploy.errors import CheckpointError
 from densenet_deploy.model import DenseNet, create_model
 from densenet_deploy.preprocess import CIFAR10, FASHION_MNIST
@@ -43,6 +43,40 @@ def trained(seed: int = 0) -> DenseNet:
     generator = torch.Generator().manual_seed(seed)
     model(torch.randn(8, 1, 28, 28, generator=generator))
     return model
+
+
+def randomise(model: torch.nn.Module, seed: int = 0) -> torch.nn.Module:
+    """Every tensor of `model` drawn anew, BatchNorm's statistics among them; evaluation mode."""
+    generator = torch.Generator().manual_seed(seed)
+    for module in model.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            assert module.running_mean is not None and module.running_var is not None
+            module.running_mean.normal_(0, 0.1, generator=generator)
+            module.running_var.uniform_(0.5, 2, generator=generator)
+            module.weight.data.uniform_(0.5, 1.5, generator=generator)
+            module.bias.data.normal_(0, 0.1, generator=generator)
+        elif isinstance(module, torch.nn.Conv2d):
+            torch.nn.init.kaiming_normal_(module.weight, generator=generator)
+        elif isinstance(module, torch.nn.Linear):
+            module.weight.data.normal_(0, 0.02, generator=generator)
+            module.bias.data.normal_(0, 0.1, generator=generator)
+    return model.eval()
+
+
+def logits_of(model: torch.nn.Module) -> Tensor:
+    images = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(1))
+    with torch.inference_mode():
+        logits: Tensor = model.eval()(images)
+    return logits
+
+
+def legacy_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """As torchvision's published files name them: `denselayer1.norm.1.weight`, no counters."""
+    return {
+        re.sub(r"(denselayer\d+\.(?:norm|conv))([12])", r"\1.\2", name): tensor
+        for name, tensor in state.items()
+        if not name.endswith("num_batches_tracked")
+    }
 
 
 def fresh() -> DenseNet:
@@ -145,11 +179,7 @@ def test_names_of_torchvisions_published_files_are_understood(tmp_path: Path) ->
     spec = DenseNetSpec(4, (2, 2), 8, "imagenet", True, 0.5, (3, 32, 32), 5)
     source, ours = DenseNet(spec), DenseNet(spec)
     theirs = torchvision_densenet.DenseNet(4, (2, 2), 8, num_classes=5)
-    published = {
-        re.sub(r"(denselayer\d+\.(?:norm|conv))([12])", r"\1.\2", name): tensor
-        for name, tensor in source.state_dict().items()
-        if not name.endswith("num_batches_tracked")
-    }
+    published = legacy_names(source.state_dict())
     assert "features.denseblock2.denselayer1.conv.2.weight" in published
     torch.save(published, tmp_path / "published.pth")
     checkpoint.load_weights(tmp_path / "published.pth", ours)
@@ -325,9 +355,111 @@ def test_pickled_code_is_refused_and_not_executed(tmp_path: Path, writer: str) -
 
 
 @pytest.mark.parametrize(
-    "content", [[1, 2], {"state_dict": {}, "epoch": 3}, {1: torch.zeros(1)}, torch.zeros(3)]
+    "content",
+    [
+        [1, 2],
+        {},
+        {"state_dict": {}, "epoch": 3},
+        {"state_dict": {"weight": 1}},
+        {"state_dict": {"model": {"weight": torch.zeros(1)}}},
+        {"model": [torch.zeros(1)]},
+        {1: torch.zeros(1)},
+        torch.zeros(3),
+        {"features.conv0.weight": torch.zeros(8, 1, 3, 3, device="meta")},
+        {"features.conv0.weight": torch.zeros(8, 1, 3, 3).to_sparse()},
+        {"features.conv0.weight": torch.zeros(8, 1, 3, 3, dtype=torch.complex64)},
+    ],
+    ids=[
+        *("list", "nothing", "empty", "no tensor", "two deep", "list in it", "numbered", "tensor"),
+        *("no data", "sparse", "complex"),
+    ],
 )
 def test_torch_file_without_a_state_dict_is_refused(tmp_path: Path, content: Any) -> None:
     torch.save(content, tmp_path / "model.pth")
     with pytest.raises(CheckpointError, match="holds no plain state dict; expected name to tensor"):
         checkpoint.load_weights(tmp_path / "model.pth", fresh())
+
+
+# --- the report
+
+
+def report_of(path: Path, content: Any) -> LoadReport:
+    torch.save(content, path)
+    model = fresh()
+    report = checkpoint.load_weights(path, model)
+    assert equal(model.state_dict(), trained().state_dict())
+    return report
+
+
+def test_a_plain_file_needs_nothing_done(tmp_path: Path) -> None:
+    report = report_of(tmp_path / "model.pth", trained().state_dict())
+    parameters = sum(parameter.numel() for parameter in fresh().parameters())
+    assert report == LoadReport("model.pth", parameters)
+    assert report and report.problems() == []
+    assert report.summary() == f"model.pth: {parameters:,} parameters"
+
+
+@pytest.mark.parametrize("wrapper", ["", "state_dict", "model"])
+@pytest.mark.parametrize("prefix", ["", "module.", "_orig_mod.", "module._orig_mod."])
+def test_wrapped_state_dicts_are_understood(tmp_path: Path, wrapper: str, prefix: str) -> None:
+    state: dict[str, Any] = {prefix + name: t for name, t in trained().state_dict().items()}
+    content = {wrapper: state, "epoch": 3, "optimizer": {"lr": [0.1]}} if wrapper else state
+    report = report_of(tmp_path / "model.pth", content)
+    assert (report.wrapper, report.prefix) == (wrapper, prefix)
+    assert (repr(wrapper) in report.summary()) == bool(wrapper)
+    assert (repr(prefix) in report.summary()) == bool(prefix)
+
+
+def test_real_wrappers_names_are_understood(tmp_path: Path) -> None:
+    parallel = torch.nn.DataParallel(trained())
+    assert report_of(tmp_path / "one.pth", parallel.state_dict()).prefix == "module."
+    compiled = torch.compile(trained())
+    assert report_of(tmp_path / "two.pth", compiled.state_dict()).prefix == "_orig_mod."
+
+
+def test_a_prefix_of_some_names_stays(tmp_path: Path) -> None:
+    state = {
+        f"module.{name}" if "conv" in name else name: tensor
+        for name, tensor in trained().state_dict().items()
+    }
+    torch.save(state, tmp_path / "model.pth")
+    with pytest.raises(CheckpointError, match="is missing"):
+        checkpoint.load_weights(tmp_path / "model.pth", fresh())
+
+
+def test_old_names_and_missing_counters_are_counted(tmp_path: Path) -> None:
+    state = trained().state_dict()
+    torch.save({"state_dict": legacy_names(state)}, tmp_path / "old.pth")
+    report = checkpoint.load_weights(tmp_path / "old.pth", fresh())
+    counters = tuple(sorted(name for name in state if name.endswith("num_batches_tracked")))
+    assert report.missing_counters == counters and not report.missing
+    assert len(report.renamed) == len([n for n in state if "denselayer" in n]) - len(
+        [n for n in counters if "denselayer" in n]
+    )
+    assert set(report.renamed) <= set(legacy_names(state)) - set(state)
+    table = report.to_dict()
+    assert (table["renamed"], table["missing_counters"]) == (len(report.renamed), len(counters))
+    assert json.loads(json.dumps(table))["file"] == "old.pth"
+    assert f"{len(report.renamed)} old names renamed, {len(counters)} counters" in report.summary()
+
+
+def test_a_tensor_under_two_names_is_refused(tmp_path: Path) -> None:
+    state = trained().state_dict()
+    torch.save(state | legacy_names(state), tmp_path / "model.pth")
+    with pytest.raises(CheckpointError, match=r"holds features\.\S+ twice"):
+        checkpoint.load_weights(tmp_path / "model.pth", fresh())
+
+
+def test_report_lists_what_does_not_fit() -> None:
+    report = LoadReport(
+        "x.pth", 5, missing=("b", "a"), unexpected=("c",), misshapen=(("d", (1,), (2, 3)),)
+    )
+    assert not report
+    assert report.problems() == [
+        "a is missing",
+        "b is missing",
+        "c is unexpected",
+        "d has shape (1,), expected (2, 3)",
+    ]
+    assert report.summary() == "x.pth: 5 parameters, does not fit: 4 tensors"
+    assert not LoadReport("x", 1, unexpected=("c",)) and LoadReport("x", 1, missing_counters=("n",))

@@ -30,8 +30,20 @@ def test_weights_choose_their_own_architecture_and_need_images() -> None:
     assert (found.name, found.model.variant, found.data) == ("trained", "", data)
 
 
+def test_published_weights_say_the_architecture_where_their_name_does() -> None:
+    found = choose_recipe("", weights="timm:densenet161.tv_in1k")
+    assert (found.name, found.model.variant) == ("densenet161.tv_in1k", "densenet161")
+    assert (found.model.input_shape, found.model.classes) == ((3, 224, 224), 1000)
+    named = "torchvision:DenseNet201_Weights.IMAGENET1K_V1"
+    assert choose_recipe("", weights=named).model.variant == "densenet201"
+    assert choose_recipe("", weights="torchvision:IMAGENET1K_V1").model.variant == ""
+    tagged = choose_recipe("", "densenet169", "torchvision:IMAGENET1K_V1")
+    assert (tagged.name, tagged.model.variant) == ("densenet169", "densenet169")
+    assert tagged.model.weights == "torchvision:IMAGENET1K_V1"
+
+
 def test_what_is_neither_is_refused() -> None:
-    with pytest.raises(RecipeError, match="unknown model 'resnet50'"):
-        find_recipe("resnet50")
+    with pytest.raises(RecipeError, match="unknown model 'vgg16'"):
+        find_recipe("vgg16")
     with pytest.raises(RecipeError, match="no recipe"):
         find_recipe("missing.toml")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import struct
 import zlib
 from dataclasses import replace
@@ -18,9 +19,9 @@ from PIL import Image, features
 from torchvision import transforms
 from torchvision.transforms import InterpolationMode
 
-from densenet_deploy import preprocess
+from densenet_deploy import preprocess, schema
 from densenet_deploy.errors import DataError
-from densenet_deploy.preprocess import Preprocessing
+from densenet_deploy.preprocess import Interpolation, Preprocessing
 
 PUBLISHED = {
     name: getattr(preprocess, name)
@@ -29,8 +30,15 @@ PUBLISHED = {
 MODES = ["L", "RGB", "RGBA", "LA", "P", "1", "CMYK", "YCbCr"]
 
 
-def preprocessing(height: int, width: int, channels: int, resize: int = 0) -> Preprocessing:
-    return Preprocessing(height, width, (0.4,) * channels, (0.2,) * channels, resize)
+def preprocessing(
+    height: int,
+    width: int,
+    channels: int,
+    resize: int = 0,
+    interpolation: Interpolation = "bilinear",
+) -> Preprocessing:
+    values = (0.4,) * channels, (0.2,) * channels
+    return Preprocessing(height, width, *values, resize, interpolation)
 
 
 def photograph(width: int, height: int, mode: str = "RGB", seed: int = 0) -> Image.Image:
@@ -41,7 +49,9 @@ def photograph(width: int, height: int, mode: str = "RGB", seed: int = 0) -> Ima
 def torchvision_geometry(image: Image.Image, ours: Preprocessing) -> NDArray[np.uint8]:
     size = (ours.height, ours.width)
     steps: list[Any] = [
-        transforms.Resize(ours.resize or size, InterpolationMode.BILINEAR, antialias=True)
+        transforms.Resize(
+            ours.resize or size, InterpolationMode(ours.interpolation), antialias=True
+        )
     ]
     if ours.resize:
         steps.append(transforms.CenterCrop(size))
@@ -57,6 +67,7 @@ def torchvision_geometry(image: Image.Image, ours: Preprocessing) -> NDArray[np.
     width=st.integers(1, 40),
     extra=st.none() | st.integers(0, 20),
     channels=st.sampled_from([1, 3]),
+    interpolation=st.sampled_from(["bilinear", "bicubic"]),
     mode=st.sampled_from(MODES),
     seed=st.integers(0, 1000),
 )
@@ -66,11 +77,12 @@ def test_geometry_equals_torchvisions(
     width: int,
     extra: int | None,
     channels: int,
+    interpolation: Interpolation,
     mode: str,
     seed: int,
 ) -> None:
     resize = 0 if extra is None else max(height, width) + extra
-    ours = preprocessing(height, width, channels, resize)
+    ours = preprocessing(height, width, channels, resize, interpolation)
     image = photograph(*source, mode, seed)
     pixels = ours.geometry(image)
     assert pixels.dtype == np.uint8
@@ -83,6 +95,36 @@ def test_imagenet_geometry_equals_torchvisions_own_recipe(size: tuple[int, int])
     expected = torchvision_geometry(image, preprocess.IMAGENET)
     np.testing.assert_array_equal(preprocess.IMAGENET.geometry(image), expected)
     assert expected.shape == (224, 224, 3)
+
+
+def test_bicubic_is_another_resize_and_bilinear_the_default() -> None:
+    image, bicubic = photograph(100, 80), replace(preprocess.IMAGENET, interpolation="bicubic")
+    assert preprocess.IMAGENET.interpolation == "bilinear"
+    assert (bicubic.geometry(image) != preprocess.IMAGENET.geometry(image)).any()
+
+
+@pytest.mark.parametrize(
+    "table, expected",
+    [({}, "bilinear"), ({"interpolation": "bicubic"}, "bicubic"), ({"interpolation": "x"}, None)],
+)
+def test_a_file_from_before_there_was_a_choice_means_bilinear(
+    table: dict[str, str], expected: str | None
+) -> None:
+    problems: list[str] = []
+    table = json.loads(json.dumps({"height": 8, "width": 8, "mean": [0.5], "std": [0.5]} | table))
+    read = schema.read(Preprocessing, table, "preprocessing", problems)
+    assert (read and read.interpolation) == expected
+    assert problems == [] or "'x', expected one of: bilinear, bicubic" in problems[0]
+
+
+@pytest.mark.parametrize(
+    "size, resize", [((224, 224), 256), ((288, 288), 329), ((112, 56), 128), ((448, 1), 512)]
+)
+def test_another_input_size_keeps_the_share_of_the_crop(size: tuple[int, int], resize: int) -> None:
+    found = preprocess.IMAGENET.at(*size)
+    assert ((found.height, found.width), found.resize) == (size, resize)
+    assert replace(found, height=224, width=224, resize=256) == preprocess.IMAGENET
+    assert preprocess.CIFAR10.at(*size).resize == 0
 
 
 def test_image_of_the_right_size_is_not_touched() -> None:
@@ -147,6 +189,7 @@ def test_pixels_of_another_shape_or_type_are_refused(pixels: NDArray[Any]) -> No
         ((28, 28, (0.5,), (0.0,)), "std must be positive"),
         ((0, 28, (0.5,), (0.5,)), "height and width must be positive"),
         ((28, 32, (0.5,), (0.5,), 31), "resize must be 0 or at least height and width"),
+        ((28, 32, (0.5,), (0.5,), 0, "nearest"), "interpolation must be one of: bilinear, bicubic"),
     ],
 )
 def test_impossible_preprocessing_is_refused(arguments: tuple[Any, ...], message: str) -> None:

@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from torchvision import models
 
 from densenet_deploy import data
+from densenet_deploy.choose import choose_recipe
 from densenet_deploy.data import ASSETS
 from densenet_deploy.errors import CheckpointError, DataError, RecipeError
 from densenet_deploy.model import create_model
 from densenet_deploy.preprocess import CIFAR10, FASHION_MNIST, IMAGENET
 from densenet_deploy.recipe import DataConfig, ModelConfig, Recipe
-from densenet_deploy.source import Source, prepare, preprocessing_for, weights_path
+from densenet_deploy.source import Source, load_model, prepare, preprocessing_for, weights_path
 from tests.conftest import Finished
+from tests.test_checkpoint import legacy_names, randomise
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -158,8 +162,8 @@ def test_weights_of_another_architecture(fashion_recipe: Recipe) -> None:
     model = replace(fashion_recipe.model, variant="densenet-bc-100-12")
     with pytest.raises(CheckpointError, match="does not fit this architecture"):
         prepare(replace(fashion_recipe, model=model))
-    with pytest.raises(RecipeError, match="unknown model 'resnet50'"):
-        prepare(recipe(replace(TINY, variant="resnet50")))
+    with pytest.raises(RecipeError, match="unknown model 'vgg16'"):
+        prepare(recipe(replace(TINY, variant="vgg16")))
 
 
 @pytest.fixture
@@ -183,6 +187,41 @@ def test_foreign_weights_do_not_say_what_they_are(foreign: Path) -> None:
     model = ModelConfig("", (1, 28, 28), 10, str(foreign))
     with pytest.raises(CheckpointError, match=r"does not say which architecture.*\. Name it with"):
         prepare(recipe(model))
+
+
+@pytest.fixture
+def published(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Weights in torchvision's place and form; the cache is this test's own."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    state = randomise(models.densenet121()).state_dict()
+    torch.save(legacy_names(state), tmp_path / "made.pth")
+    digest = sha256((tmp_path / "made.pth").read_bytes()).hexdigest()
+    file = (tmp_path / "made.pth").rename(tmp_path / f"densenet121-{digest[:8]}.pth")
+    entry = models.DenseNet121_Weights.IMAGENET1K_V1
+    monkeypatch.setattr(entry.value, "url", file.as_uri())
+
+
+@pytest.mark.usefixtures("published")
+def test_published_weights_bring_their_preprocessing_and_labels() -> None:
+    entry = models.DenseNet121_Weights.IMAGENET1K_V1
+    source = prepare(choose_recipe("", "densenet121", "torchvision:IMAGENET1K_V1"))
+    assert source.preprocessing == IMAGENET
+    assert source.labels == tuple(entry.meta["categories"])
+    assert source.training["weights"] == f"torchvision:{entry}"
+    assert source.training["url"] == entry.url
+    assert not source.speed_only and not source.model.training
+    # for another input the share that the crop leaves out stays
+    model = ModelConfig("densenet121", (3, 112, 112), 1000, f"torchvision:{entry}")
+    smaller = load_model(recipe(model))
+    assert smaller.preprocessing == replace(IMAGENET, height=112, width=112, resize=128)
+    assert len(smaller.report.renamed) == 580
+    with pytest.raises(CheckpointError, match=r"classifier\.bias has shape \(1000,\), expected"):
+        load_model(recipe(replace(model, classes=10)))
+
+
+def test_a_model_without_weights_is_not_trained() -> None:
+    with pytest.raises(CheckpointError, match=r"made here has no weights\. Name them with --w"):
+        load_model(recipe())
 
 
 def test_images_that_are_not_there(fashion_recipe: Recipe, tmp_path: Path) -> None:

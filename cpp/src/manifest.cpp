@@ -57,13 +57,31 @@ static void read_value(const Json& value, const std::string& where, Problems& pr
   read_value(fixed, where + " shape", problems, out.shape);
 }
 
+static void require_one_of(const std::string& value, const std::vector<std::string>& choices,
+                           const std::string& where, Problems& problems) {
+  if (std::find(choices.begin(), choices.end(), value) == choices.end()) {
+    problems.add(where + " is '" + value + "', expected one of: " + joined(choices));
+  }
+}
+
+static void read_value(const Json& value, const std::string& where, Problems& problems,
+                       Interpolation& out) {
+  std::string name;
+  const std::size_t before = problems.size();
+  read_value(value, where, problems, name);
+  if (problems.size() > before) return;
+  require_one_of(name, {"bilinear", "bicubic"}, where, problems);
+  out = name == "bicubic" ? Interpolation::bicubic : Interpolation::bilinear;
+}
+
 static void read_value(const Json& value, const std::string& where, Problems& problems,
                        Preprocessing& out) {
   std::int64_t height = 0, width = 0, resize = 0;
   TableReader reader(value, where, problems);
   const std::size_t before = problems.size();
   reader.required("height", height).required("width", width);
-  reader.required("mean", out.mean).required("std", out.std).optional("resize", resize).finish();
+  reader.required("mean", out.mean).required("std", out.std).optional("resize", resize);
+  reader.optional("interpolation", out.interpolation).finish();
   if (problems.size() > before) return;
   for (const std::int64_t size : {height, width, resize}) {
     if (size < 0 || size > max_pixels) {
@@ -104,13 +122,6 @@ static void read_value(const Json& value, const std::string& where, Problems& pr
   read_name(value, where, problems, &parse_backend, out);
   if (out != Backend::tensorrt && out != Backend::tensorrt_rtx) {
     problems.add(where + " is " + to_string(out) + ", which has no engines");
-  }
-}
-
-static void require_one_of(const std::string& value, const std::vector<std::string>& choices,
-                           const std::string& where, Problems& problems) {
-  if (std::find(choices.begin(), choices.end(), value) == choices.end()) {
-    problems.add(where + " is '" + value + "', expected one of: " + joined(choices));
   }
 }
 

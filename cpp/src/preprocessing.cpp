@@ -120,7 +120,9 @@ Image Preprocessing::geometry(const Image& image) const {
   check(*this);
   check(image);
   if (image.channels != channels()) return geometry(with_channels(image, channels()));
-  if (resize == 0) return resize_bilinear(image, width, height, {0, 0, width, height});
+  if (resize == 0) {
+    return densenet_deploy::resize(image, width, height, {0, 0, width, height}, interpolation);
+  }
   const auto [wide, high] = resized(image.width, image.height, resize);
   if (wide * high > max_pixels) {
     throw DataError("image of " + std::to_string(image.width) + "x" + std::to_string(image.height) +
@@ -129,7 +131,8 @@ Image Preprocessing::geometry(const Image& image) const {
                     "at most " + std::to_string(max_pixels) + " pixels");
   }
   const int w = static_cast<int>(wide), h = static_cast<int>(high);
-  return resize_bilinear(image, w, h, {margin(w, width), margin(h, height), width, height});
+  const Box centre{margin(w, width), margin(h, height), width, height};
+  return densenet_deploy::resize(image, w, h, centre, interpolation);
 }
 
 Tensor Preprocessing::prepare(const Image& image) const { return prepare_all(*this, &image, 1); }

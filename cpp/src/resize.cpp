@@ -24,9 +24,29 @@ struct Filter {
   std::vector<Span> spans;
 };
 
-Filter make_filter(int source, int target, int first, int count) {
+/// A triangle of half width 1.
+double bilinear(double distance) { return std::max(1.0 - distance, 0.0); }
+
+/// Keys' cubic convolution with a = -0.5, of half width 2.
+double bicubic(double distance) {
+  constexpr double a = -0.5;
+  const double x = distance;
+  if (x < 1.0) return ((a + 2.0) * x - (a + 3.0)) * x * x + 1.0;
+  return x < 2.0 ? (((x - 5.0) * x + 8.0) * x - 4.0) * a : 0.0;
+}
+
+/// To the nearest, halves away from zero.
+std::int32_t fixed_point(double weight) {
+  const double scaled = weight * (1 << fraction_bits);
+  return static_cast<std::int32_t>(scaled < 0 ? scaled - 0.5 : scaled + 0.5);
+}
+
+Filter make_filter(int source, int target, int first, int count, Interpolation interpolation) {
+  const bool cubic = interpolation == Interpolation::bicubic;
+  const auto weigh = cubic ? &bicubic : &bilinear;
   const double scale = static_cast<double>(source) / target;
-  const double support = std::max(scale, 1.0);  // half the width of the triangle
+  const double stretch = std::max(scale, 1.0);
+  const double support = (cubic ? 2.0 : 1.0) * stretch;  // half the width of the filter
   const auto most = static_cast<std::size_t>(std::ceil(support)) * 2 + 1;
   Filter filter;
   filter.weights.resize(most * static_cast<std::size_t>(count));
@@ -37,13 +57,13 @@ Filter make_filter(int source, int target, int first, int count) {
     const int high = std::min(static_cast<int>(centre + support + 0.5), source);
     double sum = 0;
     for (int x = low; x < high; ++x) {
-      const double distance = std::abs((x - centre + 0.5) * (1.0 / support));
-      sum += exact[x - low] = std::max(1.0 - distance, 0.0);
+      const double distance = std::abs((x - centre + 0.5) * (1.0 / stretch));
+      sum += exact[x - low] = weigh(distance);
     }
     const std::size_t weights = most * static_cast<std::size_t>(index);
     for (int x = 0; x < high - low; ++x) {
       const double weight = sum != 0 ? exact[x] * (1.0 / sum) : exact[x];
-      filter.weights[weights + x] = static_cast<std::int32_t>(0.5 + weight * (1 << fraction_bits));
+      filter.weights[weights + x] = fixed_point(weight);
     }
     filter.spans.push_back({low, high - low, weights});
   }
@@ -141,14 +161,15 @@ Image cropped(const Image& image, const Box& part) {
 
 }  // namespace
 
-Image resize_bilinear(const Image& image, int width, int height, const Box& part) {
+Image resize(const Image& image, int width, int height, const Box& part,
+             Interpolation interpolation) {
   const Range rows{part.top, part.height}, columns{part.left, part.width};
   const bool wide = image.width != width, high = image.height != height;
   if (!wide && !high) return cropped(image, part);  // Pillow leaves out a pass that changes nothing
   const Filter horizontal =
-      wide ? make_filter(image.width, width, part.left, part.width) : Filter();
+      wide ? make_filter(image.width, width, part.left, part.width, interpolation) : Filter();
   const Filter vertical =
-      high ? make_filter(image.height, height, part.top, part.height) : Filter();
+      high ? make_filter(image.height, height, part.top, part.height, interpolation) : Filter();
   if (!wide) return along_columns(image, vertical, columns);
   if (!high) return along_rows(image, horizontal, rows);
   if (columns_first(image, width, height)) {

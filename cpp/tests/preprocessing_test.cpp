@@ -22,6 +22,18 @@ TEST(Preprocessing, KeepsAPlainImagePlain) {
   }
 }
 
+TEST(Preprocessing, SharpensEdgesWithBicubicAlone) {
+  dd::Preprocessing how{8, 8, {0.5}, {0.5}, 0};
+  const dd::Image edge{4, 1, 1, {50, 50, 200, 200}};
+  const auto darkest = [&] {
+    const auto pixels = how.geometry(edge).pixels;
+    return *std::min_element(pixels.begin(), pixels.end());
+  };
+  EXPECT_EQ(darkest(), 50);
+  how.interpolation = dd::Interpolation::bicubic;
+  EXPECT_LT(darkest(), 50);
+}
+
 TEST(Preprocessing, ConvertsChannelsBothWays) {
   EXPECT_EQ(imagenet.geometry(plain(300, 300, 1, 7)).channels, 3);
   const dd::Preprocessing gray{4, 4, {0.5}, {0.5}, 0};

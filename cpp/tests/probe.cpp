@@ -1,7 +1,7 @@
 /// One JSON request a line of standard input, one JSON answer a line of standard output:
 ///   {"open": BUNDLE}
 ///   {"preprocess": IMAGE, "height": ..., "width": ..., "mean": ..., "std": ..., "resize": ...,
-///    "pixels": FILE, "input": FILE.npy}
+///    "interpolation": ..., "pixels": FILE, "input": FILE.npy}
 
 #include <densenet_deploy/densenet_deploy.hpp>
 #include <fstream>
@@ -20,6 +20,9 @@ void preprocess(const Json& request) {
   preprocessing.mean = request["mean"].get<std::vector<double>>();
   preprocessing.std = request["std"].get<std::vector<double>>();
   preprocessing.resize = request["resize"];
+  if (request["interpolation"] == "bicubic") {
+    preprocessing.interpolation = dd::Interpolation::bicubic;
+  }
   const dd::Image image = dd::Image::read(request["preprocess"].get<std::string>());
   const dd::Image pixels = preprocessing.geometry(image);
   std::ofstream(request["pixels"].get<std::string>(), std::ios::binary)

@@ -158,6 +158,18 @@ def test_both_refuse_profiles_that_hold_nothing(
     assert all("profile" in verdict for verdict in verdicts(probe, copy))
 
 
+@pytest.mark.parametrize("name", [..., "bilinear", "bicubic", "nearest", "", 1, None])
+def test_both_know_the_interpolations(
+    probe: Probe, copy: Path, table: dict[str, Any], name: Any
+) -> None:
+    manifest = changed(table, ("preprocessing", "interpolation"), name)
+    (copy / MANIFEST).write_text(json.dumps(manifest))
+    if name in (..., "bilinear", "bicubic"):  # bundles from before there was a choice have none
+        assert verdicts(probe, copy) == ("", "")
+    else:
+        assert all("preprocessing interpolation is" in said for said in verdicts(probe, copy))
+
+
 def test_both_refuse_a_byte_order_mark(probe: Probe, copy: Path, table: dict[str, Any]) -> None:
     (copy / MANIFEST).write_text(json.dumps(table), encoding="utf-8-sig")
     assert all(verdicts(probe, copy))

@@ -6,6 +6,7 @@ import io
 import re
 import struct
 import zlib
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +41,8 @@ def preprocessings(draw: st.DrawFn) -> Preprocessing:
     channels = draw(st.sampled_from([1, 3]))
     values = st.floats(0.01, 1).map(lambda value: round(value, 4))
     triples = st.tuples(*[values] * channels)
-    return Preprocessing(height, width, draw(triples), draw(triples), resize)
+    interpolation = draw(st.sampled_from(["bilinear", "bicubic"]))
+    return Preprocessing(height, width, draw(triples), draw(triples), resize, interpolation)
 
 
 @st.composite
@@ -74,7 +76,7 @@ def in_both(
     """(Python's pixels, C++'s pixels, Python's error, C++'s error); C++'s input is checked."""
     pixels, tensor = folder / "pixels", folder / "input.npy"
     request = {"mean": how.mean, "std": how.std, "resize": how.resize}
-    request |= {"height": how.height, "width": how.width}
+    request |= {"height": how.height, "width": how.width, "interpolation": how.interpolation}
     said = probe.ask(preprocess=str(image), pixels=str(pixels), input=str(tensor), **request)
     nothing = np.zeros(0, np.uint8)
     try:
@@ -129,7 +131,11 @@ def test_jpeg_is_equal_to_one_step(
     assert np.abs(expected.astype(int) - found).max(initial=0) <= 1
 
 
-@pytest.mark.parametrize("how", [IMAGENET, CIFAR10, FASHION_MNIST], ids=str)
+@pytest.mark.parametrize(
+    "how",
+    [IMAGENET, replace(IMAGENET, interpolation="bicubic"), CIFAR10, FASHION_MNIST],
+    ids=["ImageNet", "ImageNet bicubic", "CIFAR-10", "Fashion-MNIST"],
+)
 @pytest.mark.parametrize("size", [None, (640, 480), (481, 321), (97, 1200), (256, 256), (224, 224)])
 def test_a_photograph_is_equal(
     probe: Probe, tmp_path: Path, how: Preprocessing, size: tuple[int, int] | None

@@ -11,15 +11,19 @@
 
 namespace densenet_deploy {
 
+/// How a resize weighs pixels.
+enum class Interpolation { bilinear, bicubic };
+
 /// How an image becomes the network's input; the same numbers as in Python, from the bundle.
 struct DENSENET_DEPLOY_EXPORT Preprocessing {
   int height = 0;            ///< Pixels of the network's input.
   int width = 0;             ///< Pixels of the network's input.
   std::vector<double> mean;  ///< Per channel, in units of the 0..1 range; 1 or 3 values.
   std::vector<double> std;   ///< Per channel, in the same units.
-  /// Length of the shorter side after an antialiased bilinear resize, before the centre crop to
+  /// Length of the shorter side after an antialiased resize, before the centre crop to
   /// (height, width); 0 resizes straight to (height, width) without a crop.
   int resize = 0;
+  Interpolation interpolation = Interpolation::bilinear;  ///< Of that resize.
 
   /// What contradicts itself in these numbers, as a clause; empty if nothing does.
   std::string contradiction() const;
