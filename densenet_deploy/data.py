@@ -9,15 +9,16 @@ from __future__ import annotations
 import gzip
 import struct
 import zlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from densenet_deploy import preprocess
 from densenet_deploy.errors import DataError, MissingDependencyError
+from densenet_deploy.image_files import ImageFiles, hold_out, list_files
 from densenet_deploy.preprocess import Preprocessing
 from densenet_deploy.recipe import DataConfig
 
@@ -81,10 +82,7 @@ class ImageSet:
         Raises:
             DataError: Nothing would be left.
         """
-        if count >= len(self):
-            raise DataError(f"{self.source} has {len(self)} images", expected=f"more than {count}")
-        held_out = self.draw(count, seed)
-        rest = np.setdiff1d(np.arange(len(self)), held_out)
+        rest, held_out = hold_out(len(self), count, seed, self.source)
         return self.pick(rest), self.pick(held_out)
 
     def draw(self, count: int, seed: int) -> NDArray[np.int64]:
@@ -118,12 +116,33 @@ def load(
         sample = config.sample and not config.directory
         images = _fashion_mnist_sample(split) if sample else _fashion_mnist(config.directory, split)
     elif config.name == "folder":
-        images = _folder(config.directory, split, preprocessing, limit)
+        images = _folder(config, split, preprocessing, limit)
     elif config.name == "synthetic":
-        images = synthetic(limit or 64, preprocessing, seed=int(split == "test"))
+        count = limit or (config.train_images if split == "train" else 0) or 64
+        return synthetic(count, preprocessing, seed=int(split == "test"))
     else:
         images = _torchvision(config, split)
-    return images.take(limit) if split == "test" else images.take(min(limit, len(images)))
+    if split == "test":
+        return images.take(limit)
+    if config.name != "folder":
+        images = training_images(images, config.train_images)
+    return images.take(min(limit, len(images)))
+
+
+Images = TypeVar("Images", ImageSet, ImageFiles)
+
+
+def training_images(images: Images, count: int) -> Images:
+    """`count` training images, always the same ones, drawn at random; all for 0.
+
+    Raises:
+        DataError: There are fewer.
+    """
+    if count > len(images):
+        raise DataError(f"{images.source} are fewer than data.train_images = {count}")
+    if count in (0, len(images)):
+        return images
+    return images.pick(np.sort(np.random.default_rng(0).permutation(len(images))[:count]))
 
 
 def synthetic(count: int, preprocessing: Preprocessing, seed: int = 0) -> ImageSet:
@@ -140,7 +159,17 @@ def synthetic(count: int, preprocessing: Preprocessing, seed: int = 0) -> ImageS
     return ImageSet(pixels, np.full(count, -1, np.int64), (), f"synthetic images, seed {seed}")
 
 
-def check_labels(images: ImageSet, classes: int) -> None:
+class Labelled(Protocol):
+    """Images with labels, see `ImageSet`."""
+
+    @property
+    def labels(self) -> NDArray[np.int64]: ...
+
+    @property
+    def source(self) -> str: ...
+
+
+def check_labels(images: Labelled, classes: int) -> None:
     """Refuses images that cannot train or test a classifier of `classes` classes.
 
     Raises:
@@ -208,64 +237,56 @@ def read_idx(path: Path) -> NDArray[np.uint8]:
         raise DataError(f"{path} is not a readable IDX file ({error})") from None
 
 
-def _folder(directory: str, split: Split, preprocessing: Preprocessing, limit: int) -> ImageSet:
-    """DIRECTORY/train/CLASS/* and DIRECTORY/test/CLASS/* (or val/); train/ names the classes.
-
-    Files are shuffled with a fixed seed, so that the first of them cover the classes.
-    """
-    names = ("train",) if split == "train" else ("test", "val")
-    root = next((Path(directory) / n for n in names if (Path(directory) / n).is_dir()), None)
-    if not directory or root is None:
-        raise DataError(
-            f"no folder {' or '.join(names)} in {directory or 'data.directory'}",
-            expected="DIRECTORY/train/CLASS/image files and DIRECTORY/test/CLASS/image files",
-        )
-    train = root.parent / "train"
-    classes = _class_folders(train if train.is_dir() else root)
-    if unknown := sorted(set(_class_folders(root)) - set(classes)):
-        raise DataError(f"{root} has classes that train/ lacks: {', '.join(unknown)}")
-    files = [
-        (path, index)
-        for index, name in enumerate(classes)
-        if (root / name).is_dir()
-        for path in sorted((root / name).iterdir())
-        if path.is_file() and not path.name.startswith(".")
-    ]
-    if not files:
-        raise DataError(f"{root} holds no images", expected="one sub-folder of images per class")
+def _folder(config: DataConfig, split: Split, preprocessing: Preprocessing, limit: int) -> ImageSet:
+    """Files are shuffled with a fixed seed, so that the first of them cover the classes."""
+    files = list_files(config.directory, split)
+    if split == "train":
+        files = training_images(files, config.train_images)
     order = np.random.default_rng(0).permutation(len(files))[: limit or None]
-    pixels = np.stack([preprocessing.read(files[index][0]) for index in order])
-    labels = np.asarray([files[index][1] for index in order], np.int64)
-    return ImageSet(pixels, labels, classes, f"{root.name} images of {root.parent.name}")
+    return replace(read_files(files.pick(order), preprocessing), source=files.source)
 
 
-def _class_folders(root: Path) -> tuple[str, ...]:
-    return tuple(
-        sorted(path.name for path in root.iterdir() if path.is_dir() and path.name[0] != ".")
-    )
+def read_files(files: ImageFiles, preprocessing: Preprocessing) -> ImageSet:
+    """All of some image files, decoded.
+
+    Raises:
+        DataError: One of them cannot be read.
+    """
+    pixels = np.stack([files.read(row, preprocessing) for row in range(len(files))])
+    return ImageSet(pixels, files.labels, files.classes, files.source)
 
 
 def _torchvision(config: DataConfig, split: Split) -> ImageSet:
     name = {"cifar10": "CIFAR10", "cifar100": "CIFAR100", "svhn": "SVHN"}[config.name]
-    dataset = _torchvision_dataset(name, split, config.directory or str(_CACHE))
-    pixels, labels = np.asarray(dataset.data), getattr(dataset, "labels", None)
-    if labels is None:
-        labels = dataset.targets
-    else:  # SVHN stores channels first
-        pixels = pixels.transpose(0, 2, 3, 1)
-    classes = tuple(getattr(dataset, "classes", None) or map(str, range(10)))
-    source = f"{name}, {len(pixels)} {split} images"
+    root = config.directory or str(_CACHE)
+    parts: tuple[str, ...] = (split,)
+    if name == "SVHN" and split == "train":
+        parts = ("train", "extra")  # "we use all the training data", section 4.1 of 1608.06993
+    sets = [_torchvision_dataset(name, part, root) for part in parts]
+    pixels, labels = sets[0].data, getattr(sets[0], "targets", None)
+    if name == "SVHN":  # stores channels first
+        views = [each.data.transpose(0, 2, 3, 1) for each in sets]
+        pixels = np.empty((sum(map(len, views)), *views[0].shape[1:]), np.uint8)
+        np.concatenate(views, out=pixels)
+        labels = np.concatenate([each.labels for each in sets])
+    classes = tuple(getattr(sets[0], "classes", None) or map(str, range(10)))
+    source = f"{name}, {len(pixels)} {' and '.join(parts)} images"
     return ImageSet(np.ascontiguousarray(pixels), np.asarray(labels, np.int64), classes, source)
 
 
-def _torchvision_dataset(name: str, split: Split, root: str):  # type: ignore[no-untyped-def]
+def _torchvision_dataset(name: str, part: str, root: str):  # type: ignore[no-untyped-def]
     try:
         from torchvision import datasets
     except ImportError:
         raise MissingDependencyError.of("torchvision", "export", f"reading {name}") from None
-    which = {"split": split} if name == "SVHN" else {"train": split == "train"}
+    which = {"split": part} if name == "SVHN" else {"train": part == "train"}
     try:
         return getattr(datasets, name)(root, download=True, **which)
+    except ModuleNotFoundError as error:  # SVHN's files are MATLAB's, which scipy reads
+        raise MissingDependencyError(
+            f"reading {name} needs {error.name}, which is not installed",
+            remedy=f"install it with: pip install {error.name}",
+        ) from None
     except (RuntimeError, OSError) as error:
         raise DataError(
             f"{name} is not in {root} and could not be downloaded ({str(error)[:120]})",

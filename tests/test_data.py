@@ -121,6 +121,37 @@ def test_more_test_images_than_there_are_is_an_error() -> None:
         data.load(DataConfig(test_images=1001), "test", preprocess.FASHION_MNIST)
 
 
+def test_train_images_draws_the_same_ones_from_the_train_split_alone() -> None:
+    config, images = DataConfig(train_images=100), preprocess.FASHION_MNIST
+    some, again = (data.load(config, "train", images) for _ in range(2))
+    whole = data.load(DataConfig(), "train", images)
+    rows = [
+        int((whole.pixels == image).all(axis=(1, 2, 3)).nonzero()[0][0]) for image in some.pixels
+    ]
+    assert len(set(rows)) == 100 and max(rows) > 400  # distinct, and not the first ones
+    np.testing.assert_array_equal(some.labels, whole.labels[rows])
+    np.testing.assert_array_equal(some.pixels, again.pixels)
+    assert set(some.labels.tolist()) == set(range(10)) and some.source.startswith("100 of ")
+    assert len(data.load(config, "test", images)) == 1000
+    assert len(data.load(config, "train", images, limit=30)) == 30
+    assert len(data.load(DataConfig("synthetic", train_images=9), "train", images)) == 9
+
+
+def test_more_train_images_than_there_are_is_an_error() -> None:
+    assert len(data.load(DataConfig(train_images=512), "train", preprocess.FASHION_MNIST)) == 512
+    with pytest.raises(DataError, match=r"512 train images are fewer than data\.train_im"):
+        data.load(DataConfig(train_images=513), "train", preprocess.FASHION_MNIST)
+
+
+def test_train_images_of_a_folder(tmp_path: Path) -> None:
+    image_folder(tmp_path, "train", {"ant": 20, "zebra": 20})
+    config = DataConfig(name="folder", directory=str(tmp_path), train_images=16)
+    some, whole = data.load(config, "train", GRAY), folder(tmp_path, "train")
+    found = {image.tobytes() for image in some.pixels}
+    assert len(found) == 16 and found < {image.tobytes() for image in whole.pixels}
+    assert found > {image.tobytes() for image in data.load(config, "train", GRAY, 5).pixels}
+
+
 def test_take_keeps_the_first_images_and_their_labels() -> None:
     images = ImageSet(np.arange(5, dtype=np.uint8)[:, None, None, None], np.arange(5), ("a",), "x")
     taken = images.take(3)

@@ -15,8 +15,10 @@ from densenet_deploy.cli.options import Json
 from densenet_deploy.engine.cache import default_cache, entries, kept_files
 from densenet_deploy.engine.inspected import KINDS, inspect_engine
 from densenet_deploy.errors import DeployError
+from densenet_deploy.published import published_recipes
 from densenet_deploy.runtime import BACKENDS, why_unavailable
-from densenet_deploy.spec import VARIANTS
+from densenet_deploy.spec import ARCHITECTURES, PATTERNS, Architecture, DenseNetSpec
+from densenet_deploy.train_config import TrainConfig
 
 doctor = typer.Typer(help="What this machine can do, and what slows an engine down.")
 # What TensorRT, TensorRT-RTX and CUDA are made of on PyPI: versions that have to fit each other
@@ -31,39 +33,87 @@ _GPU_PACKAGES = (
 )
 
 
-def models(json: Json = False) -> None:
+def models(
+    recipes: Annotated[
+        bool, typer.Option("--recipes", help="List how they were trained, and to which error.")
+    ] = False,
+    json: Json = False,
+) -> None:
     """List the published architectures with exact parameters and multiply-accumulates."""
-    entries = {
-        name: {
-            "depth": spec.depth,
-            "growth_rate": spec.growth_rate,
-            "block_layers": spec.block_layers,
-            "input_shape": spec.input_shape,
-            "classes": spec.classes,
-            "parameters": spec.parameters,
-            "macs": spec.macs,
-        }
-        for name, spec in VARIANTS.items()
-    }
-    if json:
-        show.as_json(entries)
-        return
+    if recipes:
+        _recipes(json)
+    elif json:
+        counted = ("depth", "parameters", "macs")
+        show.as_json(
+            {
+                name: vars(spec) | {key: getattr(spec, key) for key in counted}
+                for name, spec in ARCHITECTURES.items()
+            }
+        )
+    else:
+        _architectures()
+
+
+def _architectures() -> None:
     lines = [
         (
             name,
             str(spec.depth),
-            str(spec.growth_rate),
-            ",".join(map(str, spec.block_layers)),
+            str(spec.growth_rate) if isinstance(spec, DenseNetSpec) else "-",
+            ",".join(map(str, _layers(spec))),
             "x".join(map(str, spec.input_shape)),
             str(spec.classes),
             f"{spec.parameters:,}",
             f"{spec.macs:,}",
         )
-        for name, spec in VARIANTS.items()
+        for name, spec in ARCHITECTURES.items()
     ]
     header = ("model", "depth", "k", "layers", "input", "classes", "parameters", "MACs")
     show.table(header, lines)
-    typer.echo("any densenet[-b|-c|-bc]-DEPTH-GROWTH is understood too")
+    typer.echo(f"any {' or '.join(PATTERNS)} is understood too")
+
+
+def _layers(spec: Architecture) -> tuple[int, ...]:
+    """Layers of each dense block, or blocks of each stage."""
+    return spec.block_layers if isinstance(spec, DenseNetSpec) else spec.stage_blocks
+
+
+def _recipes(json: bool) -> None:
+    known = published_recipes()
+    if json:
+        show.as_json(
+            {
+                name: {
+                    "error": each.error,
+                    "source": each.source,
+                    "model": each.recipe.model,
+                    "data": each.recipe.data,
+                    "train": each.recipe.train,
+                }
+                for name, each in known.items()
+            }
+        )
+        return
+    lines = [
+        (
+            name,
+            str(each.recipe.train.epochs),
+            str(each.recipe.train.batch_size),
+            _schedule(each.recipe.train),
+            f"{each.recipe.train.dropout:g}",
+            "-" if each.error is None else f"{each.error:.2f}",
+        )
+        for name, each in known.items()
+    ]
+    show.table(("recipe", "epochs", "batch", "learning rate", "dropout", "error %"), lines)
+    typer.echo("error: top-1 on the test images as published; sources with --json")
+
+
+def _schedule(config: TrainConfig) -> str:
+    if config.schedule == "cosine":
+        return f"{config.learning_rate:g}, cosine"
+    epochs = ", ".join(f"{drop * config.epochs:g}" for drop in config.drops)
+    return f"{config.learning_rate:g}, a tenth from {epochs}"
 
 
 @doctor.callback(invoke_without_command=True)

@@ -17,7 +17,7 @@ from densenet_deploy.errors import DeployError
 
 _LEFT = (
     *("precision", "backend", "model", "candidate", "over", "verdict", "target", "graph", "part"),
-    *("engine", "profiles", "options"),
+    *("engine", "profiles", "options", "recipe", "learning rate"),
 )
 
 

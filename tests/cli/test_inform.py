@@ -12,6 +12,7 @@ import pytest
 
 from densenet_deploy import _cuda, environment
 from densenet_deploy.cli import inform
+from densenet_deploy.published import published_recipes
 from densenet_deploy.runtime import BACKENDS, why_unavailable
 from tests.cli.conftest import Command
 
@@ -43,6 +44,30 @@ def test_models_table_is_not_cut(command: Command) -> None:
         *("7,978,856", "2,834,161,664"),
     ]
     assert "densenet[-b|-c|-bc]-DEPTH-GROWTH" in done.out
+
+
+def test_published_recipes_are_listed_with_their_schedules(command: Command) -> None:
+    done = command("models", "--recipes")
+    assert done.code == 0
+    rows = {line.split()[0]: line for line in done.out.splitlines() if line.startswith("paper/")}
+    assert len(rows) == len(published_recipes())
+    assert "0.1, a tenth from 150, 225" in rows["paper/densenet-bc-100-12/c10+"]
+    assert rows["paper/densenet-bc-100-12/c10+"].split()[1:3] == ["300", "64"]
+    assert rows["paper/densenet-bc-100-12/c10+"].split()[-2:] == ["0", "4.51"]
+    assert "a tenth from 30, 60, 90" in rows["paper/densenet161/imagenet"]
+    assert "0.1, cosine" in rows["paper/densenet264-k48/imagenet-cosine"]
+    assert rows["paper/densenet-bc-190-40/svhn"].split()[-1] == "-"
+
+
+def test_published_recipes_as_json_are_whole(command: Command) -> None:
+    told = json.loads(command("models", "--recipes", "--json").out)
+    assert told.keys() == published_recipes().keys()
+    found = told["paper/densenet-40-12/c100"]
+    assert (found["error"], found["source"]) == (27.55, "arXiv 1608.06993v5, table 2")
+    recipe = published_recipes()["paper/densenet-40-12/c100"].recipe
+    expected = recipe.to_dict()
+    for part in ("model", "data", "train"):
+        assert found[part] == json.loads(json.dumps(expected[part]))
 
 
 def test_doctor_gives_a_reason_for_everything_that_does_not_work(command: Command) -> None:

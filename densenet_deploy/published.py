@@ -1,0 +1,116 @@
+"""The published recipes: how each DenseNet of the papers was trained, and the error it came to.
+
+A recipe is composed from a net and a setting, the data set and how it is trained on; both are data,
+in export/published/densenet.toml.
+"""
+
+from __future__ import annotations
+
+import difflib
+from dataclasses import dataclass, field
+from functools import cache
+from typing import Any
+
+from densenet_deploy import schema
+from densenet_deploy.errors import RecipeError
+from densenet_deploy.recipe import DataName, Recipe, parse_recipe, recipe_folder
+
+PREFIX = "paper/"
+
+
+@dataclass(frozen=True)
+class PublishedRecipe:
+    """How a network was trained.
+
+    Attributes:
+        recipe: As published.
+        error: Top-1 error on the test images in percent, single crop; None where none was printed.
+        source: Where it was.
+    """
+
+    recipe: Recipe
+    error: float | None
+    source: str
+
+
+@dataclass(frozen=True)
+class _Setting:
+    title: str
+    data: DataName
+    input_shape: tuple[int, int, int]
+    classes: int
+    train: dict[str, Any]
+    interpolation: str = "bilinear"
+
+
+@dataclass(frozen=True)
+class _Net:
+    source: str
+    settings: tuple[str, ...]
+    errors: dict[str, float]
+    train: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class _Catalogue:
+    train: dict[str, Any]
+    settings: dict[str, _Setting]
+    nets: dict[str, _Net]
+
+
+def is_published(name: str) -> bool:
+    """Whether a name is one of a published recipe, and not a file's."""
+    return name.startswith(PREFIX) and not name.endswith(".toml")
+
+
+@cache
+def published_recipes() -> dict[str, PublishedRecipe]:
+    """All of them, by name."""
+    table, path = schema.load_table("densenet", recipe_folder() / "published", "catalogue")
+    problems: list[str] = []
+    catalogue = schema.read(_Catalogue, table, "", problems)
+    if catalogue is None:
+        raise RecipeError.collect(str(path), problems)
+    return {
+        f"{PREFIX}{net}/{setting}": _compose(catalogue, net, setting)
+        for net, its in catalogue.nets.items()
+        for setting in its.settings
+    }
+
+
+def published_recipe(name: str) -> Recipe:
+    """The recipe called `name`.
+
+    Raises:
+        RecipeError: There is none.
+    """
+    known = published_recipes()
+    if name not in known:
+        close = difflib.get_close_matches(name, known, n=1)
+        raise RecipeError(
+            f"no published recipe {name!r}" + (f" (did you mean {close[0]!r}?)" if close else ""),
+            expected=f"{PREFIX}NET/SETTING",
+            remedy="`densenet-deploy models --recipes` lists them",
+        )
+    return known[name].recipe
+
+
+def _compose(catalogue: _Catalogue, net: str, setting: str) -> PublishedRecipe:
+    trained, on = catalogue.nets[net], catalogue.settings[setting]
+    train = catalogue.train | on.train | trained.train
+    if drops := train.pop("drop_epochs", None):
+        train["drops"] = [epoch / train["epochs"] for epoch in drops]
+    name = f"{PREFIX}{net}/{setting}"
+    table = {
+        "name": name,
+        "description": f"{net} on {on.title}, trained as published",
+        "model": {
+            "variant": net,
+            "input_shape": on.input_shape,
+            "classes": on.classes,
+            "weights": "",
+        },
+        "data": {"name": on.data, "sample": False, "interpolation": on.interpolation},
+        "train": train,
+    }
+    return PublishedRecipe(parse_recipe(table, name), trained.errors.get(setting), trained.source)
