@@ -50,6 +50,10 @@ class CheckpointError(DeployError):
     """A weights file is missing, damaged or belongs to another architecture."""
 
 
+class TrainingError(DeployError):
+    """A training cannot go on: a process is lost, or the numbers are."""
+
+
 class GraphError(DeployError):
     """An ONNX file cannot be read, or a graph lacks what a stage needs."""
 

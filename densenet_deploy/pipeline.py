@@ -12,6 +12,7 @@ import onnx_ir as ir
 
 from densenet_deploy import data, environment, report, schema
 from densenet_deploy.assemble import settings_for, write_engines, write_models
+from densenet_deploy.batches import open_images
 from densenet_deploy.bench import bench
 from densenet_deploy.bundle import (
     Bundle,
@@ -20,6 +21,7 @@ from densenet_deploy.bundle import (
     write_manifest,
 )
 from densenet_deploy.consistency import Consistency, check_bundle
+from densenet_deploy.distributed import ALONE, Processes
 from densenet_deploy.engine.build import engine_version
 from densenet_deploy.engine_config import BuildConfig
 from densenet_deploy.errors import (
@@ -27,6 +29,7 @@ from densenet_deploy.errors import (
     GraphError,
     MissingDependencyError,
 )
+from densenet_deploy.evaluate import test_images
 from densenet_deploy.export import (
     export_onnx,
     from_bytes,
@@ -285,8 +288,16 @@ def _embedded_preprocessing(model: ir.Model, onnx_file: Path) -> Preprocessing:
     return preprocessing
 
 
-def train_model(recipe: Recipe, out: Path, track: Track = silent) -> list[dict[str, Any]]:
+def train_model(
+    recipe: Recipe, out: Path, track: Track = silent, processes: Processes = ALONE
+) -> list[dict[str, Any]]:
     """Trains a recipe's model from its seed, or resumes.
+
+    Args:
+        recipe: What to train, how, and on which images.
+        out: Directory of state, log and weights.
+        track: Progress reporter.
+        processes: This process among those that train together.
 
     Returns:
         One record for each epoch.
@@ -294,15 +305,21 @@ def train_model(recipe: Recipe, out: Path, track: Track = silent) -> list[dict[s
     Raises:
         DataError: The data set is not there.
         CheckpointError: `out` holds another run.
+        TrainingError: See `train`.
     """
-    preprocessing = preprocessing_for(recipe, recipe.model.input_shape)
-    config = recipe.train
-    images = data.load(recipe.data, "train", preprocessing)
-    if config.validation_images:
-        images, evaluation = images.split(config.validation_images, config.seed)
-    else:
-        evaluation = data.load(recipe.data, "test", preprocessing)
-    model = create_model(
-        recipe.model.variant, recipe.model.input_shape, recipe.model.classes, config.seed
+    config, network = recipe.train, recipe.model
+    preprocessing = preprocessing_for(recipe, network.input_shape)
+    images, held_out = open_images(
+        recipe.data, preprocessing, config.validation_images, config.seed
     )
-    return train(model, config, images, evaluation, preprocessing, out, track)
+    evaluation = held_out or test_images(recipe.data, preprocessing)
+    model = create_model(
+        network.variant,
+        network.input_shape,
+        network.classes,
+        config.seed,
+        dropout=config.dropout,
+        dropout_place=config.dropout_place,
+        initialisation=config.initialisation,
+    )
+    return train(model, config, images, evaluation, preprocessing, out, track, processes)

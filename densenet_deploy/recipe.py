@@ -1,7 +1,7 @@
 """Recipes: one TOML file is one deployable artefact and its acceptance contract.
 
-Every stage's configuration is a frozen dataclass, here or (of engines) in `engine_config`; a stage
-sees its own and nothing else.
+Every stage's configuration is a frozen dataclass, here or (of engines and of training) in
+`engine_config` and `train_config`; a stage sees its own and nothing else.
 Values are checked once, when the file is read.
 """
 
@@ -18,6 +18,7 @@ from typing import Any, Literal
 from densenet_deploy import schema
 from densenet_deploy.engine_config import BuildConfig, check_batch
 from densenet_deploy.errors import RecipeError
+from densenet_deploy.train_config import TrainConfig
 
 Precision = Literal["fp32", "fp16", "int8"]
 DataName = Literal["fashion-mnist", "cifar10", "cifar100", "svhn", "folder", "synthetic"]
@@ -39,7 +40,8 @@ class ModelConfig:
         variant: Architecture name, see `densenet-deploy models`.
         input_shape: (channels, height, width).
         classes: Number of classes.
-        weights: Name of a shipped checkpoint, a path, or empty for seeded random weights.
+        weights: Name of a shipped checkpoint or of published weights (`torchvision:IMAGENET1K_V1`),
+            a path, or empty for seeded random weights.
         seed: Seed of the random weights.
     """
 
@@ -60,64 +62,20 @@ class DataConfig:
         sample: Calibrate and test on the sample the package ships (Fashion-MNIST only); training
             always reads the whole data set.
         test_images: Test images to read; 0 for all.
+        train_images: Training images to use, always the same ones, drawn at random; 0 for all.
+        interpolation: Of image files, where they are resized.
     """
 
     name: DataName = "fashion-mnist"
     directory: str = ""
     sample: bool = True
     test_images: int = 0
+    train_images: int = 0
+    interpolation: Literal["bilinear", "bicubic"] = "bilinear"
 
     def __post_init__(self) -> None:
-        if self.test_images < 0:
-            raise ValueError("test_images must not be negative")
-
-
-@dataclass(frozen=True)
-class TrainConfig:
-    """SGD with Nesterov momentum, and the augmentation of its images.
-
-    Attributes:
-        epochs: Passes over the training images.
-        batch_size: Images per step; a last incomplete batch is dropped.
-        learning_rate: Peak of the schedule.
-        schedule: `cosine` to zero, or `step`: a tenth at 50 % and again at 75 % of the steps.
-        warmup_epochs: Epochs of linear warm-up from zero.
-        momentum: Nesterov momentum.
-        weight_decay: L2 penalty on all parameters.
-        flip: Mirror half of the images.
-        shift: Translate by up to this many pixels each way; what enters is black.
-        bf16: Autocast to bfloat16.
-        channels_last: Keep activations as NHWC in memory.
-        compile: Use torch.compile.
-        validation_images: Held out of the training images, and evaluated instead of the test
-            images, for choosing a recipe; 0 trains on all.
-        seed: Of initial weights, order and augmentation.
-    """
-
-    epochs: int = 20
-    batch_size: int = 128
-    learning_rate: float = 0.1
-    schedule: Literal["cosine", "step"] = "cosine"
-    warmup_epochs: float = 1.0
-    momentum: float = 0.9
-    weight_decay: float = 1e-4
-    flip: bool = True
-    shift: int = 2
-    bf16: bool = True
-    channels_last: bool = True
-    compile: bool = False
-    validation_images: int = 0
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        if min(self.epochs, self.batch_size) < 1 or self.learning_rate <= 0:
-            raise ValueError("epochs, batch_size and learning_rate must be positive")
-        if not 0 <= self.momentum < 1 or self.seed < 0:
-            raise ValueError("momentum must be in [0, 1) and seed not negative")
-        if min(self.shift, self.validation_images, self.warmup_epochs, self.weight_decay) < 0:
-            raise ValueError(
-                "shift, validation_images, warmup_epochs and weight_decay must not be negative"
-            )
+        if min(self.test_images, self.train_images) < 0:
+            raise ValueError("test_images and train_images must not be negative")
 
 
 @dataclass(frozen=True)
@@ -257,7 +215,7 @@ class Recipe:
     precisions: tuple[Precision, ...] = PRECISIONS
     model: ModelConfig = ModelConfig()
     data: DataConfig = DataConfig()
-    train: TrainConfig = TrainConfig()
+    train: TrainConfig = field(default_factory=TrainConfig)
     export: ExportConfig = ExportConfig()
     quantize: QuantizeConfig = QuantizeConfig()
     build: BuildConfig = field(default_factory=BuildConfig)

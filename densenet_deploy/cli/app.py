@@ -9,7 +9,19 @@ from typing import Any
 import typer
 
 from densenet_deploy import __version__
-from densenet_deploy.cli import building, caching, inform, inspecting, produce, suites, tuning, use
+from densenet_deploy.cli import (
+    building,
+    caching,
+    evaluating,
+    figuring,
+    inform,
+    inspecting,
+    produce,
+    suites,
+    training,
+    tuning,
+    use,
+)
 from densenet_deploy.cli.show import fail
 from densenet_deploy.errors import DeployError, MissingDependencyError
 
@@ -32,12 +44,14 @@ for command in (
     suites.suite,
     use.report,
     use.predict,
-    produce.train,
+    training.train,
+    evaluating.evaluate,
     inform.models,
 ):
     app.command()(command)
 app.add_typer(caching.cache, name="cache")
 app.add_typer(inform.doctor, name="doctor")
+app.add_typer(figuring.figure, name="figure")
 
 _EXTRAS = {
     "torch": "export",

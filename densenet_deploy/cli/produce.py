@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -87,7 +87,12 @@ def export(
         str, typer.Option("--model", help="Architecture, see `densenet-deploy models`.")
     ] = "",
     weights: Annotated[
-        str, typer.Option("--weights", help="Checkpoint: .safetensors, or a torch state dict.")
+        str,
+        typer.Option(
+            "--weights",
+            help="Checkpoint: .safetensors, a torch state dict, or a published name such as "
+            "torchvision:IMAGENET1K_V1 or timm:densenet121.ra_in1k.",
+        ),
     ] = "",
     precision: Precisions = None,
     target: Annotated[
@@ -199,35 +204,3 @@ def quantize(
         show.as_json({"onnx": out, "precision": precision, "bytes": written})
         return
     typer.echo(f"{precision}: {out} ({written / 1e6:.2f} MB)")
-
-
-def train(
-    recipe: RecipeArgument = DEFAULT_RECIPE,
-    out: Out = None,
-    epochs: Annotated[int | None, typer.Option("--epochs", help="Instead of the recipe's.")] = None,
-    validation: Annotated[
-        int, typer.Option("--validation", help="Hold out so many training images to choose by.")
-    ] = 0,
-    data_dir: DataDirectory = "",
-    json: Json = False,
-    quiet: Quiet = False,
-) -> None:
-    """Train a recipe's model; run the same command again to resume after an interruption."""
-    from densenet_deploy import pipeline
-
-    chosen = choose_recipe(recipe)
-    chosen = replace(chosen, data=whole(chosen.data, True, data_dir))
-    changes: dict[str, Any] = {"validation_images": validation} if validation else {}
-    if epochs is not None:
-        changes["epochs"] = epochs
-    chosen = replace(chosen, train=checked(lambda: replace(chosen.train, **changes)))
-    directory = out or default_out(f"{chosen.name}-train")
-    last = pipeline.train_model(chosen, directory, tracker(quiet))[-1]
-    if json:
-        show.as_json({"weights": directory / "model.safetensors", **last})
-        return
-    typer.echo(
-        f"epoch {last['epoch']}: loss {last['loss']:.4f}, top-1 {last['evaluation_top1']:.2f} % "
-        f"on {last['evaluation_images']} images"
-    )
-    typer.echo(f"weights: {directory / 'model.safetensors'}, log: {directory / 'metrics.jsonl'}")

@@ -123,7 +123,8 @@ def test_train_and_train_again(command: Command, tmp_path: Path, small_fashion_m
     recipe.write_text(
         'name = "small"\n'
         '[model]\nvariant = "densenet-bc-10-4"\nweights = ""\n'
-        "[train]\nbatch_size = 32\ncompile = false\nbf16 = false\n"
+        "[train]\nbatch_size = 32\ncompile = false\n"
+        'precision = "fp32"\n'
     )
     out = tmp_path / "out"
     options: Any = (recipe, "--data-dir", small_fashion_mnist, "--out", out, "-q")

@@ -1,0 +1,198 @@
+"""Several processes train as one does, and what a lost one means."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import nn
+
+from densenet_deploy.data import ImageSet
+from densenet_deploy.distributed import ALONE, Processes, join, others_alive, synchronise_batchnorm
+from densenet_deploy.errors import TrainingError
+from densenet_deploy.model import create_model
+
+RECIPE = """
+name = "small"
+[model]
+variant = "densenet-bc-10-4"
+weights = ""
+[train]
+epochs = {epochs}
+batch_size = 32
+accumulate = {accumulate}
+learning_rate = 0.01
+precision = "fp32"
+sync_batchnorm = {synchronised}
+"""
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory, sample: tuple[ImageSet, ImageSet]) -> Path:
+    """96 + 40 images of Fashion-MNIST in its own format."""
+    folder = tmp_path_factory.mktemp("data")
+    for prefix, images, count in (("train", sample[0], 96), ("t10k", sample[1], 40)):
+        pixels, labels = images.pixels[:count, ..., 0], images.labels[:count].astype(np.uint8)
+        for kind, values in (("images-idx3", pixels), ("labels-idx1", labels)):
+            header = bytes([0, 0, 8, values.ndim]) + np.array(values.shape, ">i4").tobytes()
+            (folder / f"{prefix}-{kind}-ubyte").write_bytes(header + values.tobytes())
+    return folder
+
+
+def start(
+    folder: Path, out: Path, processes: int, epochs: int, accumulate: int, synchronised: bool
+) -> subprocess.Popen[str]:
+    out.mkdir()
+    values = {"epochs": epochs, "accumulate": accumulate, "synchronised": str(synchronised).lower()}
+    (out / "small.toml").write_text(RECIPE.format(**values))
+    command = [sys.executable, "-m", "densenet_deploy.cli.app", "train", out / "small.toml"]
+    command += ["--data-dir", folder, "--out", out, "--processes", processes, "-q", "--json"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    return subprocess.Popen([*map(str, command)], text=True, env=environment, **pipes)  # type: ignore[call-overload,no-any-return]
+
+
+def trained(*options: object) -> tuple[dict[str, torch.Tensor], dict[str, float]]:
+    """Weights and last record of a run that ends well."""
+    with start(*options) as process:  # type: ignore[arg-type]
+        out, err = process.communicate()
+    assert process.returncode == 0, err
+    record = json.loads(out)
+    return load_file(record["weights"]), record
+
+
+def assert_close(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor], names: str) -> None:
+    for name, tensor in one.items():
+        if re.search(names, name):
+            torch.testing.assert_close(other[name], tensor, rtol=1e-3, atol=1e-4, msg=name)
+
+
+def test_two_processes_are_one_with_the_same_batch(tmp_path: Path, folder: Path) -> None:
+    """With BatchNorm over all images; without, they are one that accumulates two halves."""
+    whole, record = trained(folder, tmp_path / "whole", 1, 2, 1, False)
+    shared, shared_record = trained(folder, tmp_path / "shared", 2, 2, 1, True)
+    assert_close(whole, shared, ".")
+    for key in ("loss", "train_top1", "evaluation_top1"):
+        assert shared_record[key] == pytest.approx(record[key], abs=3), key
+    assert shared_record["loss"] == pytest.approx(record["loss"], abs=1e-4)
+    halves, _ = trained(folder, tmp_path / "halves", 1, 2, 2, False)
+    apart, _ = trained(folder, tmp_path / "apart", 2, 2, 1, False)
+    assert_close(halves, apart, "weight|bias")
+    difference = max(float((whole[name] - apart[name]).abs().max()) for name in whole)
+    assert difference > 1e-3  # so the comparisons above can fail
+
+
+def test_a_killed_process_ends_the_job_and_the_state_is_usable(
+    tmp_path: Path, folder: Path
+) -> None:
+    out = tmp_path / "run"
+    with start(folder, out, 2, 1000, 1, False) as process:
+        ranks = wait_for_ranks(process.pid)
+        while not (out / "metrics.jsonl").exists():
+            time.sleep(0.1)
+        os.kill(ranks[1], signal.SIGKILL)
+        _, err = process.communicate(timeout=60)
+    assert process.returncode == 2
+    assert "process 1 of 2 was killed by signal 9, the others were ended. Run the same" in err
+    position = re.search(r"it continues from epoch (\d+), step (\d+)", err)
+    assert position is not None and int(position[1]) >= 2
+    assert not (out / "model.safetensors").exists()
+    recipe = (out / "small.toml").read_text()
+    state = torch.load(out / "state.pt", weights_only=True)
+    epochs = state["position"]["epoch"] + 1
+    state["config"]["epochs"] = epochs  # so that it ends
+    torch.save(state, out / "state.pt")
+    (out / "small.toml").write_text(recipe.replace("epochs = 1000", f"epochs = {epochs}"))
+    command = [sys.executable, "-m", "densenet_deploy.cli.app", "train", out / "small.toml"]
+    command += ["--data-dir", folder, "--out", out, "-q"]
+    done = subprocess.run([*map(str, command)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert len((out / "metrics.jsonl").read_text().splitlines()) == epochs
+
+
+def wait_for_ranks(parent: int) -> dict[int, int]:
+    """Process ids of the ranks that a launcher started."""
+    while True:
+        found: dict[int, int] = {}
+        for path in Path("/proc").glob("[0-9]*"):
+            try:
+                fields = (path / "stat").read_text().rsplit(")", 1)[1].split()
+                variables = (path / "environ").read_bytes().split(b"\0")
+            except OSError:
+                continue
+            rank = [value for value in variables if value.startswith(b"RANK=")]
+            if int(fields[1]) == parent and rank:
+                found[int(rank[0][5:])] = int(path.name)
+        if found.keys() == {0, 1}:
+            return found
+        time.sleep(0.1)
+
+
+def test_a_batch_that_cannot_be_divided_is_said_once(tmp_path: Path, folder: Path) -> None:
+    with start(folder, tmp_path / "run", 2, 1, 32, False) as process:
+        _, err = process.communicate()
+    assert process.returncode == 2
+    assert err.count("train.batch_size 32 for 2 processes that accumulate 32 times") == 1
+    assert "expected a multiple of 64" in err and "Traceback" not in err
+
+
+# --- one process
+
+
+@pytest.fixture
+def group() -> Iterator[None]:
+    """A group of this process alone."""
+    torch.distributed.init_process_group(
+        "gloo", rank=0, world_size=1, store=torch.distributed.HashStore()
+    )
+    yield
+    torch.distributed.destroy_process_group()
+
+
+def test_synchronised_batchnorm_of_one_process_is_torchs(group: None) -> None:
+    plain = create_model("densenet-bc-10-4", (3, 8, 8), 3, seed=0).double()
+    synchronised = create_model("densenet-bc-10-4", (3, 8, 8), 3, seed=0).double()
+    synchronise_batchnorm(synchronised, torch.device("cpu"))
+    images = torch.randn(4, 3, 8, 8, dtype=torch.double)
+    for network in (plain, synchronised):
+        network(images).square().sum().backward()
+    for one, other in zip(plain.parameters(), synchronised.parameters(), strict=True):
+        torch.testing.assert_close(one.grad, other.grad, rtol=1e-9, atol=1e-11)
+    assert plain.state_dict().keys() == synchronised.state_dict().keys()
+    for (name, one), other in zip(plain.named_buffers(), synchronised.buffers(), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-12, atol=1e-12, msg=name)
+    assert torch.equal(plain.eval()(images), plain.eval()(images))
+    torch.testing.assert_close(plain.eval()(images), synchronised.eval()(images))
+
+
+def test_alone_without_a_launcher(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"):
+        monkeypatch.delenv(name, raising=False)
+    with join("cpu") as here:
+        assert here == ALONE
+        network = nn.Linear(2, 2)
+        assert here.together(network) is network
+        assert here.total(torch.ones(1)).item() == 1
+
+
+def test_errors_of_ones_own_are_not_blamed_on_others() -> None:
+    with pytest.raises(RuntimeError, match="size mismatch"), others_alive(Processes(0, 2), "out"):
+        raise RuntimeError("size mismatch")
+    with (
+        pytest.raises(
+            TrainingError, match=r"another of the 2 processes ended .*continues from out"
+        ),
+        others_alive(Processes(0, 2), "out"),
+    ):
+        raise RuntimeError("[gloo/pair.cc:1] Connection closed by peer [127.0.0.1]:1")
