@@ -12,19 +12,17 @@ import numpy as np
 import torch
 
 from densenet_deploy import environment, interleaved
-from densenet_deploy.choose import find_recipe
 from densenet_deploy.environment import usable_cores
 from densenet_deploy.errors import BackendError
 from densenet_deploy.files import sha256
 from densenet_deploy.interleaved import Entrant, Samples, interleave
 from densenet_deploy.paired import Ratio, Verdict, ratio
-from densenet_deploy.progress import Track, once, silent
-from densenet_deploy.recipe import Recipe, Target
+from densenet_deploy.progress import Track, silent
+from densenet_deploy.rivals import Lot, Network, find_recipes, lot_of, make_networks
 from densenet_deploy.runtime import why_unavailable
 from densenet_deploy.runtime.runner import Array
-from densenet_deploy.sides import describe, export_plain, make_graph
-from densenet_deploy.source import Source, prepare
-from densenet_deploy.suite import Comparison, GraphKind, LatencySuite, Side
+from densenet_deploy.source import Source
+from densenet_deploy.suite import Comparison, LatencySuite, Side
 from densenet_deploy.verify import cosine_similarity
 
 SCHEMA_VERSION = 1
@@ -38,7 +36,9 @@ class Timed:
     Attributes:
         model: As the suite names it.
         batch: Images per request.
-        side: What was timed.
+        side: What was timed, of `model` or of a rival.
+        parameters: Of the network that was timed.
+        macs: Multiply-accumulates of that network for one image.
         graph_sha256: Of the ONNX file.
         graph_bytes: Its size.
         cosine: Similarity of its logits to PyTorch's in fp32, on the images that were timed.
@@ -48,6 +48,8 @@ class Timed:
     model: str
     batch: int
     side: Side
+    parameters: int
+    macs: int
     graph_sha256: str
     graph_bytes: int
     cosine: float
@@ -64,6 +66,9 @@ class Timed:
             "model": self.model,
             "batch": self.batch,
             "side": self.side.name,
+            "network": self.side.model or self.model,
+            "parameters": self.parameters,
+            "macs": self.macs,
             "graph": self.side.graph,
             "target": self.side.lowered_for,
             "backend": self.side.backend,
@@ -140,7 +145,8 @@ class Competition:
         suite: What was run.
         threads: CPU threads of each side.
         pairs: Rounds.
-        models: Name, description, recipe digest and whether the weights are seeded, of each model.
+        models: Name, description, recipe digest, counts and whether the weights are seeded, of each
+            model.
         timed: Every side.
         judged: Every claim.
     """
@@ -194,71 +200,56 @@ def compete(
     for side in suite.sides:
         if reason := why_unavailable(side.backend):
             raise BackendError(f"side {side.name}: {side.backend} cannot run here: {reason}")
-    recipes = {name: find_recipe(name) for name in models or suite.models}  # all, before any runs
+    chosen, sizes = models or suite.models, batch_sizes or suite.batch_sizes
+    lots = [lot_of(suite, name, batch) for name in chosen for batch in sizes]
+    recipes = find_recipes(lots)  # all, before any runs
     threads, rounds = suite.threads or usable_cores(), pairs or suite.pairs
-    records: list[dict[str, Any]] = []
+    records: dict[str, dict[str, Any]] = {}
     timed: list[Timed] = []
     judged: list[Judged] = []
-    for name, recipe in recipes.items():
-        source = prepare(recipe, track)
-        records.append(describe(name, recipe, source))
+    for name in chosen:
         with tempfile.TemporaryDirectory(prefix="densenet-deploy-") as folder:
-            graphs = _write_graphs(suite, source, recipe, Path(folder), track)
-            for batch in batch_sizes or suite.batch_sizes:
-                claims = suite.comparisons_at(name, batch)
-                used = {side for claim in claims for side in (claim.candidate, claim.baseline)}
-                lot = _Lot(name, batch, [side for side in suite.sides if side.name in used])
-                sides = _time(lot, graphs, source, threads, rounds, track)
+            ours = [lot for lot in lots if lot.model == name]
+            networks = make_networks(ours, recipes, Path(folder), track)
+            records |= {key: network.record for key, network in networks.items()}
+            for lot in ours:
+                sides = _time(lot, networks, threads, rounds, track)
                 timed += sides.values()
-                judged += [_judge(claim, sides) for claim in claims]
-    return Competition(suite, threads, rounds, tuple(records), tuple(timed), tuple(judged))
-
-
-def _write_graphs(
-    suite: LatencySuite, source: Source, recipe: Recipe, folder: Path, track: Track
-) -> dict[str, Path]:
-    """The ONNX file of each side, by its name; sides of the same graph share one."""
-    plain = once(track, f"Exporting {recipe.name}", lambda: export_plain(source))
-    pixels = source.calibration.pixels[: recipe.quantize.images]
-    calibration = source.preprocessing.normalise(pixels)
-    keys = {side.name: (side.graph, side.lowered_for) for side in suite.sides}
-    paths: dict[tuple[GraphKind, Target | None], Path] = {}
-    for kind, target in track(dict.fromkeys(keys.values()), f"Making graphs of {recipe.name}"):
-        path = folder / "-".join(filter(None, (kind, target, "graph.onnx")))
-        path.write_bytes(make_graph(kind, target, plain, calibration, recipe.quantize))
-        paths[kind, target] = path
-    return {name: paths[key] for name, key in keys.items()}
-
-
-@dataclass(frozen=True)
-class _Lot:
-    """Sides that are timed against each other."""
-
-    model: str
-    batch: int
-    sides: list[Side]
+                judged += [_judge(claim, sides) for claim in lot.claims]
+    return Competition(suite, threads, rounds, (*records.values(),), tuple(timed), tuple(judged))
 
 
 def _time(
-    lot: _Lot, graphs: dict[str, Path], source: Source, threads: int, rounds: int, track: Track
+    lot: Lot, networks: dict[str, Network], threads: int, rounds: int, track: Track
 ) -> dict[str, Timed]:
     """Every side of a lot as timed, by its name."""
+    source = networks[lot.model].source
     images = source.preprocessing.normalise(source.test.pixels[:_IMAGES])
-    reference = _reference(source, images)
+    references = {name: _reference(networks[name].source, images) for name in lot.networks}
     title = f"{lot.model}, batch {lot.batch}"
-    entrants = [Entrant(side.name, graphs[side.name], side.backend) for side in lot.sides]
+    of = [networks[lot.network_of(side)] for side in lot.sides]
+    graphs = [
+        network.graphs[side.graph, side.lowered_for]
+        for side, network in zip(lot.sides, of, strict=True)
+    ]
+    entrants = [
+        Entrant(side.name, graph, side.backend)
+        for side, graph in zip(lot.sides, graphs, strict=True)
+    ]
     samples = interleave(entrants, images, lot.batch, threads, rounds, track, title)
     return {
         side.name: Timed(
             model=lot.model,
             batch=lot.batch,
             side=side,
-            graph_sha256=sha256(graphs[side.name]),
-            graph_bytes=graphs[side.name].stat().st_size,
-            cosine=cosine_similarity(reference, given.logits),
+            parameters=network.record["parameters"],
+            macs=network.record["macs"],
+            graph_sha256=sha256(graph),
+            graph_bytes=graph.stat().st_size,
+            cosine=cosine_similarity(references[lot.network_of(side)], given.logits),
             samples=given,
         )
-        for side, given in zip(lot.sides, samples, strict=True)
+        for side, network, graph, given in zip(lot.sides, of, graphs, samples, strict=True)
     }
 
 

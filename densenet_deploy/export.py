@@ -48,7 +48,7 @@ def export_onnx(
     result = rewrite(graph_model, RULES[config.target] if config.fuse else ())
     graph_model.metadata_props.clear()
     graph_model.metadata_props.update(sorted((metadata or {}).items()))
-    graph_model.graph.name = "densenet"
+    graph_model.graph.name = type(model).__name__.lower()
     graph_model.producer_name, graph_model.producer_version = "densenet-deploy", ""
     to_bytes(graph_model)
     return result

@@ -35,7 +35,7 @@ from densenet_deploy.rewrite import INT8_RULES, RULES, Rule, equalize_concat, re
 from densenet_deploy.rewrite.unfold_preactivation import unfold_preactivation
 from densenet_deploy.rule_steps import Step, apply_rules, steps_summary
 from densenet_deploy.source import Source, prepare
-from densenet_deploy.spec import DenseNetSpec
+from densenet_deploy.spec import Architecture
 
 Lowering = Literal["fp32", "int8"]
 _IMAGES, _FEW = 8, 4
@@ -241,14 +241,13 @@ def _double_differences(
 
 
 def _for_reference(
-    images: NDArray[np.float32], spec: DenseNetSpec
+    images: NDArray[np.float32], spec: Architecture
 ) -> tuple[NDArray[np.float32], str]:
     """Images that numpy takes seconds for, and what they are: the fewer, the larger the net."""
     if spec.macs < _SLOW:
         return images[:_FEW], f"{len(images[:_FEW])} images at full size"
-    divisor = 2 ** (len(spec.block_layers) - 1) * (4 if spec.stem == "imagenet" else 1)
-    size = max(2 * divisor, 16)  # every pool halves an even size, as at full size
+    size = max(2 * spec.reduction, 16)  # every pool halves an even size, as at full size
     height, width = images.shape[2:]
-    if height % divisor or width % divisor or min(height, width) <= size:
+    if height % spec.reduction or width % spec.reduction or min(height, width) <= size:
         return images[:1], "1 image at full size"
     return images[:1, :, :size, :size], f"1 image, cropped to {size}x{size}"

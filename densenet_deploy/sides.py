@@ -41,6 +41,8 @@ def describe(name: str, recipe: Recipe, source: Source) -> dict[str, Any]:
         "description": recipe.description,
         "recipe_digest": recipe.digest,
         "speed_only": source.speed_only,
+        "parameters": source.model.spec.parameters,
+        "macs": source.model.spec.macs,
     }
 
 

@@ -1,5 +1,7 @@
 """DenseNet architectures as data: the published variants, their parameter and MAC counts.
 
+`variant` also knows the ResNets of `resnet_spec`: wherever a model is named, both are understood.
+
 Source: Huang, Liu, van der Maaten, Weinberger, "Densely Connected Convolutional Networks",
 arXiv 1608.06993v5, section 3 and tables 1 to 3. No torch here, so `densenet-deploy models` and a
 serving host can read it.
@@ -11,7 +13,9 @@ import re
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from densenet_deploy import resnet_spec
 from densenet_deploy.errors import RecipeError
+from densenet_deploy.resnet_spec import IMAGENET_RESNETS, RESNETS, ResNetSpec
 
 BOTTLENECK_WIDTH = 4  # "we let each 1x1 convolution produce 4k feature-maps", section 3
 
@@ -73,6 +77,11 @@ class DenseNetSpec:
         if self.stem == "imagenet":
             height, width = (_ceil_halve(_ceil_halve(size)) for size in (height, width))
         return [(height >> block, width >> block) for block in range(len(self.block_layers))]
+
+    @property
+    def reduction(self) -> int:
+        """Pixels of the image, each way, to one of the last dense block."""
+        return (1 << (len(self.block_layers) - 1)) * (4 if self.stem == "imagenet" else 1)
 
     @property
     def depth(self) -> int:
@@ -217,22 +226,27 @@ CIFAR_VARIANTS = {
 }
 VARIANTS = IMAGENET_VARIANTS | CIFAR_VARIANTS
 
+Architecture = DenseNetSpec | ResNetSpec
+ARCHITECTURES: dict[str, Architecture] = {**VARIANTS, **RESNETS}
+PATTERNS = ("densenet[-b|-c|-bc]-DEPTH-GROWTH", resnet_spec.PATTERN)
+
 _CIFAR_NAME = re.compile(r"densenet(?:-(b|c|bc))?-(\d{1,4})-(\d{1,4})")
 
 
 def variant(
     name: str, input_shape: tuple[int, int, int] | None = None, classes: int | None = None
-) -> DenseNetSpec:
+) -> Architecture:
     """The architecture called `name`, optionally for another input shape or class count.
 
-    Besides the published names, any `densenet[-b|-c|-bc]-DEPTH-GROWTH` is understood.
+    Besides the published names, any of `PATTERNS` is understood.
 
     Raises:
         RecipeError: The name is unknown, a size is not positive, or the input is too small for
             the network.
     """
     try:
-        spec = VARIANTS[name] if name in VARIANTS else _cifar_by_name(name)
+        spec: Architecture | None = VARIANTS.get(name) or resnet_spec.by_name(name)
+        spec = spec or _cifar_by_name(name)
         return replace(
             spec,
             input_shape=spec.input_shape if input_shape is None else input_shape,
@@ -245,9 +259,9 @@ def variant(
 def _cifar_by_name(name: str) -> DenseNetSpec:
     match = _CIFAR_NAME.fullmatch(name)
     if match is None:
+        known = ", ".join([*IMAGENET_VARIANTS, *IMAGENET_RESNETS])
         raise RecipeError(
-            f"unknown model {name!r}",
-            expected=f"one of {', '.join(VARIANTS)}, or densenet[-b|-c|-bc]-DEPTH-GROWTH",
+            f"unknown model {name!r}", expected=f"one of {known}, or {' or '.join(PATTERNS)}"
         )
     kind, depth, growth_rate = match.groups()
     return cifar(int(depth), int(growth_rate), kind or "plain")

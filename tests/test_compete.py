@@ -12,10 +12,12 @@ import numpy as np
 import pytest
 
 from densenet_deploy import compete as competing
+from densenet_deploy import rivals
 from densenet_deploy.compete import Competition, Judged, Timed, compete
 from densenet_deploy.errors import BackendError, RecipeError
 from densenet_deploy.interleaved import Samples
 from densenet_deploy.paired import Ratio, ratio
+from densenet_deploy.spec import variant
 from densenet_deploy.suite import Comparison, LatencySuite, Side
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -86,7 +88,7 @@ def test_the_record_is_json_and_holds_every_sample(found: Competition) -> None:
 def timed(name: str, seconds: float, rounds: int = 20) -> Timed:
     side = next(side for side in SIDES if side.name == name)
     samples = Samples(0.1, True, 3, (seconds,) * rounds, np.zeros((1, 2), np.float32))
-    return Timed("net", 1, side, hashlib.sha256().hexdigest(), 5, 1.0, samples)
+    return Timed("net", 1, side, 10, 20, hashlib.sha256().hexdigest(), 5, 1.0, samples)
 
 
 def judged(floor: float | None, goal: float | None, speedup: float = 2.0) -> Judged:
@@ -130,9 +132,46 @@ def test_a_claim_in_one_line() -> None:
 
 
 def test_nothing_runs_where_something_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(competing, "prepare", pytest.fail)
-    with pytest.raises(RecipeError, match="unknown model 'resnet50'"):
-        compete(suite_of("densenet121"), models=("densenet121", "resnet50"))
+    monkeypatch.setattr(rivals, "prepare", pytest.fail)
+    with pytest.raises(RecipeError, match="unknown model 'vgg16'"):
+        compete(suite_of("densenet121"), models=("densenet121", "vgg16"))
     monkeypatch.setattr(competing, "why_unavailable", lambda backend: f"no {backend}")
     with pytest.raises(BackendError, match="side plain on onnxruntime: onnxruntime cannot run"):
         compete(suite_of("densenet121"))
+
+
+RIVALS = (
+    Side("DenseNet", "fp32", "onnxruntime"),
+    Side("ResNet", "fp32", "onnxruntime", model="resnet-preact-8-4"),
+    Side("wide", "fp32", "onnxruntime", model="resnet-preact-8-6"),
+)
+
+
+def test_a_side_may_be_another_network() -> None:
+    """Each is itself, with its own answers, counts and graph; a rival nobody names is not made."""
+    claims = (
+        Comparison("DenseNet", "ResNet"),
+        Comparison("DenseNet", "wide", models=("densenet-bc-16-4",)),
+    )
+    models = ("densenet-bc-10-4", "densenet-bc-16-4")
+    suite = LatencySuite("rivals", models, (1,), RIVALS, claims, threads=1)
+    found = compete(suite, models[:1], pairs=2)
+    assert bool(found) and [judged.verdict for judged in found.judged] == [None]
+    told = json.loads(json.dumps(found.to_dict()))
+    assert [record["name"] for record in told["models"]] == [models[0], "resnet-preact-8-4"]
+    assert [side["network"] for side in told["sides"]] == [models[0], "resnet-preact-8-4"]
+    for side in (*told["sides"], *told["models"]):
+        spec = variant(side.get("network") or side["name"])
+        assert (side["parameters"], side["macs"]) == (spec.parameters, spec.macs)
+    assert len({side["graph_sha256"] for side in told["sides"]}) == 2
+    assert all(side["cosine"] == pytest.approx(1, abs=1e-6) for side in told["sides"])
+
+
+def test_networks_that_take_other_images_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rivals, "prepare", pytest.fail)
+    claims = (Comparison("DenseNet", "ResNet"), Comparison("DenseNet", "wide"))
+    suite = LatencySuite("rivals", ("densenet121",), (1,), RIVALS, claims)
+    with pytest.raises(
+        RecipeError, match=r"resnet-preact-8-4 takes images of \(3, 32, 32\), densen"
+    ):
+        compete(suite)

@@ -224,7 +224,7 @@ def test_created_model_fits_its_arguments() -> None:
 
 
 def test_unknown_name_and_small_input_are_recipe_errors() -> None:
-    with pytest.raises(RecipeError, match="unknown model 'resnet50'"):
-        create_model("resnet50")
+    with pytest.raises(RecipeError, match="unknown model 'vgg16'"):
+        create_model("vgg16")
     with pytest.raises(RecipeError, match="too small for 4 dense blocks"):
         create_model("densenet121", (3, 28, 28))

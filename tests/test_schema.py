@@ -187,3 +187,39 @@ def test_defaults_fill_what_is_absent_and_integers_become_numbers() -> None:
 def test_missing_keys_are_all_named() -> None:
     _, problems = read({})
     assert problems == [f"{name} is missing" for name in FIELDS[:10]]
+
+
+@dataclass(frozen=True)
+class _Round:
+    radius: int
+    colour: str = "red"
+
+
+@dataclass(frozen=True)
+class _Square:
+    side: int
+    tilt: float
+    colour: str = "red"
+
+
+@dataclass(frozen=True)
+class _Drawn:
+    shape: _Round | _Square
+    frame: _Round | _Square | None = None
+
+
+def test_a_union_is_read_as_the_closest_of_its_classes() -> None:
+    problems: list[str] = []
+    square, circle = {"side": 2, "tilt": 1}, {"radius": 3, "colour": "blue"}
+    found = schema.read(_Drawn, {"shape": square, "frame": circle}, "", problems)
+    assert found == _Drawn(_Square(2, 1.0), _Round(3, "blue")) and problems == []
+    assert schema.read(_Drawn, {"shape": circle, "frame": None}, "", []) == _Drawn(
+        _Round(3, "blue")
+    )
+    assert schema.read(_Drawn, {"shape": {"side": 2, "tilts": 1}}, "", problems) is None
+    assert problems == [
+        "unknown key 'tilts' in shape (did you mean 'tilt'?); valid keys: side, tilt, colour",
+        "shape tilt is missing",
+    ]
+    assert schema.read(_Drawn, {"shape": 4}, "", problems) is None
+    assert problems[-1] == "shape is 4, expected a table"

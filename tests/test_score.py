@@ -123,8 +123,8 @@ def test_what_cannot_be_scored(
         score(suite_of(tiny_recipe))
     with pytest.raises(DataError, match="no Fashion-MNIST files"):
         score(suite_of(few_recipe, data=DataConfig(sample=False, directory=str(tmp_path))))
-    with pytest.raises(RecipeError, match="unknown model 'resnet50'"):
-        score(suite_of("resnet50"))
+    with pytest.raises(RecipeError, match="unknown model 'vgg16'"):
+        score(suite_of("vgg16"))
     monkeypatch.setattr(scoring, "why_unavailable", lambda backend: f"no {backend}")
     with pytest.raises(BackendError, match="small: onnxruntime cannot run here"):
         score(suite_of(few_recipe))

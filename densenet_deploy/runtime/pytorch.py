@@ -13,7 +13,7 @@ from densenet_deploy import checkpoint
 from densenet_deploy.bundle import Bundle
 from densenet_deploy.engine_config import RunConfig
 from densenet_deploy.errors import BackendError, BundleError
-from densenet_deploy.model import DenseNet
+from densenet_deploy.model import Network, build_network
 from densenet_deploy.recipe import Precision
 from densenet_deploy.runtime.one_thread import OneThread, check_contexts
 from densenet_deploy.runtime.runner import Array, Infer, Runner
@@ -101,12 +101,12 @@ def _device(form: Form, config: RunConfig, backend: str) -> torch.device:
     return torch.device("cuda", config.device)
 
 
-def _load(bundle: Bundle) -> DenseNet:
+def _load(bundle: Bundle) -> Network:
     path = bundle.file(bundle.manifest.weights)
     info = checkpoint.read_info(path)
     if info is None:
         raise BundleError(f"{path} does not say which architecture it belongs to")
-    model = DenseNet(info.spec)
+    model = build_network(info.spec)
     checkpoint.load_weights(path, model)
     return model.eval()
 

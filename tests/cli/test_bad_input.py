@@ -359,8 +359,8 @@ CALIBRATION: dict[str, tuple[Case, str]] = {
 
 TARGETS: dict[str, tuple[Case, str]] = {
     "no such model": (
-        lambda p: ["export", "--model", "resnet50", "--out", p / "out"],
-        r"unknown model 'resnet50'; expected one of densenet121, .*densenet\[-b\|-c\|-bc\]",
+        lambda p: ["export", "--model", "vgg16", "--out", p / "out"],
+        r"unknown model 'vgg16'; expected one of densenet121, .*densenet\[-b\|-c\|-bc\]",
     ),
     "unknown backend": (
         lambda p: ["verify", p / "bundle", "--backend", "tvm"],

@@ -117,8 +117,8 @@ def test_why_slow(command: Command, tmp_path: Path) -> None:
 
 def test_what_is_nothing(command: Command, tmp_path: Path) -> None:
     kinds = "expected a recipe, an architecture, an .onnx file, an engine, its build log, or the "
-    refusal = command("inspect", "resnet50").refusal()
-    assert refusal.startswith(f"there is no 'resnet50'; {kinds}")
+    refusal = command("inspect", "vgg16").refusal()
+    assert refusal.startswith(f"there is no 'vgg16'; {kinds}")
     assert "Name one, or list architectures with: densenet-deploy models" in refusal
     (tmp_path / "int8.onnx").touch()
     refusal = command("inspect", tmp_path).refusal()
