@@ -6,6 +6,7 @@ outputs. A runtime fuses nodes and moves less; what an engine moves, its build l
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections import Counter
 from dataclasses import asdict, dataclass
@@ -83,6 +84,31 @@ def costs_of(model: ir.Model) -> Costs:
         _weight_bytes(model),
         dict(sorted(Counter(node.op_type for node in proto.graph.node).items())),
     )
+
+
+def peak_live_bytes(model: ir.Model) -> int | None:
+    """Most bytes of activations that lie in memory at once, for one image; None if not known.
+
+    Nodes run in the graph's order and nothing in place: a node's inputs and outputs lie there
+    while it runs, and each tensor from its making to its last reader. Constants are not counted.
+    """
+    graph = _for_one_image(ir.to_proto(model)).graph
+    tensors = _tensors(graph)
+    begins = {value.name: 0 for value in graph.input}
+    ends: dict[str, int] = {}
+    for index, node in enumerate(graph.node):
+        if begins.keys() & set(node.input):
+            begins |= dict.fromkeys(filter(None, node.output), index)
+        ends |= dict.fromkeys((*node.input, *node.output), index)
+    ends |= {value.name: len(graph.node) for value in graph.output}
+    changes = [0] * (len(graph.node) + 2)
+    for name, begin in begins.items():
+        size = tensors[name].bytes if name in tensors else None
+        if size is None:
+            return None
+        changes[begin] += size
+        changes[ends.get(name, begin) + 1] -= size
+    return max(itertools.accumulate(changes))
 
 
 def _for_one_image(proto: onnx.ModelProto) -> onnx.ModelProto:

@@ -52,11 +52,16 @@ def transition(features: Tensor, triple: Triple) -> Tensor:
     return result
 
 
+def head(features: Tensor, norm: nn.BatchNorm2d) -> Tensor:
+    """BN, ReLU, global average pool: (N, C, H, W) to (N, C)."""
+    result: Tensor = _Head.apply(features, norm, norm.weight, norm.bias)
+    return result
+
+
 @dataclass(frozen=True)
 class _Form:
     """What a BN-ReLU-Conv keeps that is no tensor."""
 
-    epsilon: float
     padding: Any
     dropout: float = 0.0
     pool: bool = False
@@ -93,7 +98,7 @@ class _DenseBlock(Function):
     ) -> Tensor:
         ctx.growth_rate, ctx.layout = layers[0][-1][1].out_channels, _layout(features)
         ctx.forms = [
-            [_form(triple, rate) for triple, rate in zip(layer, dropout, strict=True)]
+            [_Form(conv.padding, rate) for (_, conv), rate in zip(layer, dropout, strict=True)]
             for layer in layers
         ]
         buffer = _wider(features, len(layers) * ctx.growth_rate)
@@ -137,7 +142,7 @@ class _DenseBlock(Function):
 class _Transition(Function):
     @staticmethod
     def forward(ctx: Any, features: Tensor, triple: Triple, *parameters: Tensor) -> Tensor:
-        ctx.form = _form(triple, 0.0, pool=True)
+        ctx.form = _Form(triple[1].padding, pool=True)
         value = features.to(_working_dtype(features))
         output, own = _forward(value, triple, ctx.form)
         own.value = value
@@ -151,20 +156,28 @@ class _Transition(Function):
         return flowing, None, *of_parameters
 
 
+class _Head(Function):
+    @staticmethod
+    def forward(ctx: Any, features: Tensor, norm: nn.BatchNorm2d, *parameters: Tensor) -> Tensor:
+        rectified, mean, inverse_std = _rectified(features, norm)
+        ctx.save_for_backward(features, *parameters, mean, inverse_std)
+        return rectified.mean((2, 3))
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        features, *normalisation = ctx.saved_tensors
+        rectified = _rectified_again(features, *normalisation)
+        pixels = features.shape[2] * features.shape[3]
+        flowing = (gradient / pixels)[:, :, None, None].expand_as(features)
+        flowing, of_scale, of_shift = _through_norm(flowing, rectified, features, *normalisation)
+        return flowing, None, of_scale, of_shift
+
+
 def _forward(value: Tensor, triple: Triple, form: _Form) -> tuple[Tensor, _Kept]:
     """The convolution's output, and all it keeps but its input."""
     norm, convolution = triple
-    normalised, mean, inverse_std = torch.native_batch_norm(
-        value,
-        norm.weight,
-        norm.bias,
-        norm.running_mean,
-        norm.running_var,
-        True,
-        _share_of_batch(norm),
-        norm.eps,
-    )
-    rectified = normalised.relu_()
+    rectified, mean, inverse_std = _rectified(value, norm)
     read = functional.avg_pool2d(rectified, 2) if form.pool else rectified
     weight = convolution.weight.to(value.dtype)
     with torch.autocast(value.device.type, enabled=False):
@@ -180,7 +193,8 @@ def _backward(gradient: Tensor, kept: _Kept, form: _Form) -> tuple[Tensor, Tenso
     assert value is not None
     if kept.mask is not None:
         gradient = _aten.native_dropout_backward(gradient, kept.mask, 1 / (1 - form.dropout))
-    rectified = _rectified_again(value, kept, form.epsilon)
+    normalisation = (kept.scale, kept.shift, kept.mean, kept.inverse_std)
+    rectified = _rectified_again(value, *normalisation)
     read = functional.avg_pool2d(rectified, 2) if form.pool else rectified
     weight = kept.weight.to(value.dtype)
     flowing, of_weight, _ = _aten.convolution_backward(
@@ -191,25 +205,50 @@ def _backward(gradient: Tensor, kept: _Kept, form: _Form) -> tuple[Tensor, Tenso
         flowing = _aten.avg_pool2d_backward(
             flowing, rectified, (2, 2), (2, 2), (0, 0), False, True, None
         )
-    flowing = _aten.threshold_backward(flowing, rectified, 0)
-    flowing, of_scale, of_shift = _aten.native_batch_norm_backward(
-        *(flowing, value, kept.scale, None, None, kept.mean, kept.inverse_std, True, form.epsilon),
-        (True, True, True),
-    )
+    flowing, of_scale, of_shift = _through_norm(flowing, rectified, value, *normalisation)
     return flowing, of_scale, of_shift, of_weight.to(kept.weight.dtype)
 
 
-def _rectified_again(value: Tensor, kept: _Kept, epsilon: float) -> Tensor:
-    """To the bit what it was; from kept statistics it would round otherwise, and ReLU tell."""
+def _rectified(value: Tensor, norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor, Tensor]:
+    """ReLU of BatchNorm, and the batch's mean and 1 / standard deviation of each channel."""
+    normalised, mean, inverse_std = torch.native_batch_norm(
+        *(value, norm.weight, norm.bias, norm.running_mean, norm.running_var, True),
+        _share_of_batch(norm),
+        norm.eps,
+    )
+    return normalised.relu_(), mean, inverse_std
+
+
+def _through_norm(
+    gradient: Tensor,
+    rectified: Tensor,
+    value: Tensor,
+    scale: Tensor,
+    shift: Tensor,
+    mean: Tensor,
+    inverse_std: Tensor,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients of what BN and ReLU read, and of BatchNorm's scale and shift."""
+    gradient = _aten.threshold_backward(gradient, rectified, 0)
+    epsilon = 0.0  # unused: inverse_std has it
+    flowing, of_scale, of_shift = _aten.native_batch_norm_backward(
+        *(gradient, value, scale, None, None, mean, inverse_std, True, epsilon), (True, True, True)
+    )
+    return flowing, of_scale, of_shift
+
+
+def _rectified_again(
+    value: Tensor, scale: Tensor, shift: Tensor, mean: Tensor, inverse_std: Tensor
+) -> Tensor:
+    """To the bit what it was in the forward pass, without another look for the statistics.
+
+    A variance of one leaves scale * inverse_std as they were multiplied there.
+    """
+    ones = torch.ones_like(mean)
     normalised = torch.native_batch_norm(
-        value, kept.scale, kept.shift, None, None, True, 0.0, epsilon
+        value, scale * inverse_std, shift, mean, ones, False, 0.0, 0.0
     )[0]
     return normalised.relu_()
-
-
-def _form(triple: Triple, dropout: float, pool: bool = False) -> _Form:
-    norm, convolution = triple
-    return _Form(norm.eps, convolution.padding, dropout, pool)
 
 
 def _parameters(triple: Triple) -> tuple[Tensor, Tensor, Tensor]:

@@ -174,8 +174,13 @@ class DenseNet(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits (N, classes) of normalised images (N, C, H, W)."""
-        features = functional.relu(self.features(images))
-        logits: Tensor = self.classifier(functional.adaptive_avg_pool2d(features, 1).flatten(1))
+        norm = self.features.norm5
+        if self.training and self.memory_efficient and isinstance(norm, nn.BatchNorm2d):
+            pooled = memory_efficient.head(self.features[:-1](images), norm)
+        else:
+            features = functional.relu(self.features(images))
+            pooled = functional.adaptive_avg_pool2d(features, 1).flatten(1)
+        logits: Tensor = self.classifier(pooled)
         return logits
 
 

@@ -2,7 +2,8 @@
 
 Its `kind` says which measure: `latency` times sides against each other, `accuracy` asks int8 graphs
 about every test image, `traffic` counts the bytes that TensorRT-RTX's kernels move, `embedding`
-times the C++ runtime against the Python one.
+times the C++ runtime against the Python one, `training-accuracy` trains recipes from several seeds,
+`training-memory` and `training-speed` measure training steps.
 """
 
 from __future__ import annotations
@@ -17,6 +18,8 @@ from densenet_deploy.embedding_suite import EmbeddingSuite
 from densenet_deploy.errors import RecipeError
 from densenet_deploy.paired import LEAST_PAIRS
 from densenet_deploy.recipe import DataConfig, Target, recipe_folder
+from densenet_deploy.study_suite import StudySuite
+from densenet_deploy.training_suite import TrainingMemorySuite, TrainingSpeedSuite
 
 GraphKind = Literal[
     "plain", "plain-fp16", "fp32", "fp16", "int8", "quantize-static", "quantize-static-tensorrt"
@@ -28,7 +31,7 @@ _WHOLE = DataConfig(sample=False)
 
 @dataclass(frozen=True)
 class Side:
-    """A graph on a backend.
+    """A graph on a backend, of the model that is being timed or of a rival.
 
     Attributes:
         name: How comparisons call it.
@@ -39,12 +42,14 @@ class Side:
             zero-points 0 and floating-point biases, and in half what is not quantized.
         backend: What runs it.
         target: What `fp32`, `fp16` and `int8` are lowered for; the backend by default.
+        model: Recipe or architecture; empty for the suite's model that is being timed.
     """
 
     name: str
     graph: GraphKind
     backend: SideBackend
     target: Target | None = None
+    model: str = ""
 
     def __post_init__(self) -> None:
         if self.graph not in LOWERED and self.target is not None:
@@ -284,12 +289,23 @@ class TrafficSuite:
         return dataclasses.asdict(self)
 
 
-Suite = LatencySuite | AccuracySuite | TrafficSuite | EmbeddingSuite
+Suite = (
+    LatencySuite
+    | AccuracySuite
+    | TrafficSuite
+    | EmbeddingSuite
+    | StudySuite
+    | TrainingMemorySuite
+    | TrainingSpeedSuite
+)
 KINDS: dict[str, type[Suite]] = {
     "latency": LatencySuite,
     "accuracy": AccuracySuite,
     "traffic": TrafficSuite,
     "embedding": EmbeddingSuite,
+    "training-accuracy": StudySuite,
+    "training-memory": TrainingMemorySuite,
+    "training-speed": TrainingSpeedSuite,
 }
 
 

@@ -7,10 +7,11 @@ from typing import Any
 import numpy as np
 import onnx
 import onnx_ir as ir
+import onnxruntime
 import pytest
-from onnx import TensorProto, helper
+from onnx import TensorProto, helper, numpy_helper
 
-from densenet_deploy.graph_costs import Costs, costs_of
+from densenet_deploy.graph_costs import Costs, costs_of, peak_live_bytes
 from densenet_deploy.recipe import QuantizeConfig
 from densenet_deploy.rewrite import pool_before_conv, rewrite
 from densenet_deploy.spec import VARIANTS, DenseNetSpec, variant
@@ -73,6 +74,52 @@ def test_sizes_that_are_not_known() -> None:
 def test_a_fixed_batch_stays() -> None:
     model = graph("y = Relu(x)", {}, "float[3, 4, 8, 8] x")
     assert costs_of(model).activation_bytes == 2 * 4 * 3 * 256
+
+
+def test_live_bytes_by_hand() -> None:
+    """A tensor lives from its making to its last reader; both ends share a node's time."""
+    constants = {"w": normal(6, 4, 1, 1), "v": normal(2, 6, 1, 1), "u": normal(9, 6, 1, 1)}
+    body = "a = Conv(x, w) b = Relu(a) c = Conv(b, v) y = Concat <axis = 1>(c, a)"
+    model = graph(body, constants)
+    # While b is made: a and b; while c is made: a, b and c, which is most; then a, c and y.
+    assert peak_live_bytes(model) == 4 * 64 * max(4 + 6, 6 + 6, 6 + 6 + 2, 6 + 2 + 8)
+    model = graph(f"{body} z = Conv(b, u)", constants, outputs="float[N, 9, 8, 8] z")
+    # With b read again at the end: a, b, c and y, then b and z; y is read by nobody.
+    assert peak_live_bytes(model) == 4 * 64 * (6 + 6 + 2 + 8)
+
+
+def test_live_bytes_of_a_densenet_are_those_of_a_run() -> None:
+    """Reference: every tensor that a run makes, dropped when nobody reads it any more."""
+    export = exported("densenet-bc-40-12", fuse=False)
+    model, images = export.model, export.images[:1]
+    graph_proto = ir.to_proto(model).graph
+    constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph_proto.initializer}
+    values = ran(ir.to_proto(model), images)
+    here, most = {"images"}, 0
+    for index, node in enumerate(graph_proto.node):
+        here |= set(node.output) & values.keys() - constants.keys()
+        most = max(most, sum(values[name].nbytes for name in here))
+        later = {name for other in graph_proto.node[index + 1 :] for name in other.input}
+        here &= later | {"logits"}
+    assert peak_live_bytes(model) == most
+
+
+def ran(proto: onnx.ModelProto, images: Any) -> dict[str, Any]:
+    """Every value of a run on ONNX Runtime, without its optimisations."""
+    made = [name for node in proto.graph.node for name in node.output]
+    del proto.graph.output[:]
+    proto.graph.output.extend(onnx.ValueInfoProto(name=name) for name in made)
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    session = onnxruntime.InferenceSession(
+        proto.SerializeToString(), options, providers=["CPUExecutionProvider"]
+    )
+    return {"images": images, **dict(zip(made, session.run(made, {"images": images}), strict=True))}
+
+
+def test_sizes_of_live_tensors_that_are_not_known() -> None:
+    model = graph("y = Conv(x, w)", {"w": normal(4, 4, 1, 1)}, "float[N, 4, H, 8] x")
+    assert peak_live_bytes(model) is None
 
 
 def test_the_graph_stays() -> None:

@@ -14,6 +14,10 @@ from densenet_deploy.choose import find_recipe
 from densenet_deploy.embedding_suite import EmbeddingSuite
 from densenet_deploy.errors import RecipeError
 from densenet_deploy.recipe import DataConfig, load_recipe
+from densenet_deploy.rivals import find_recipes, lot_of
+from densenet_deploy.spec import DenseNetSpec, variant
+from densenet_deploy.study import check_alike
+from densenet_deploy.study_suite import StudySuite
 from densenet_deploy.suite import (
     KINDS,
     AccuracySuite,
@@ -24,6 +28,12 @@ from densenet_deploy.suite import (
     TrafficLimit,
     TrafficSuite,
     load_suite,
+)
+from densenet_deploy.training_suite import (
+    DepthSweep,
+    MemoryLimit,
+    TrainingMemorySuite,
+    TrainingSpeedSuite,
 )
 
 SUITE = """
@@ -54,6 +64,12 @@ candidate = "before"
 baseline = "after"
 models = ["densenet-bc-16-4"]
 """
+STUDY = {
+    "kind": "training-accuracy",
+    "name": "small",
+    "recipes": ["study-densenet"],
+    "seeds": [0, 3],
+}
 EMBEDDING = {"kind": "embedding", "name": "small", "models": ["densenet-bc-10-4"]}
 ACCURACY = """
 kind = "accuracy"
@@ -84,6 +100,23 @@ models = ["densenet-bc-16-4"]
 megabytes = 2
 goal = 1.5
 """
+MEMORY = {
+    "kind": "training-memory",
+    "name": "small",
+    "limits": [{"model": "densenet-bc-10-4", "batch": 2}],
+}
+SPEED = {
+    "kind": "training-speed",
+    "name": "small",
+    "comparisons": [
+        {
+            "model": "densenet121",
+            "candidate": "memory-efficient",
+            "baseline": "torchvision",
+            "batch_sizes": [1],
+        }
+    ],
+}
 SHIPPED = sorted(path.stem for path in suites.suite_folder().glob("*.toml"))
 
 
@@ -152,6 +185,25 @@ def test_a_traffic_file_becomes_a_suite(tmp_path: Path) -> None:
     assert found.to_dict()["kind"] == "traffic"
 
 
+def test_training_files_become_suites(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tables = {"memory": limit(goal=1) | {"sweep": {"depths": [22, 40]}}, "speed": SPEED}
+    path = tmp_path / "small.toml"
+    monkeypatch.setattr(suites.schema, "load_table", lambda name, *_: (tables[name], path))
+    memory, speed = load_suite("memory"), load_suite("speed")
+    assert isinstance(memory, TrainingMemorySuite) and memory.sweep
+    assert memory.limits == (MemoryLimit("densenet-bc-10-4", 2, goal=1.0),)
+    assert [memory.sweep.model(depth) for depth in memory.sweep.depths] == [
+        "densenet-bc-22-12",
+        "densenet-bc-40-12",
+    ]
+    assert DepthSweep((40,), 12, "plain").model(40) == "densenet-40-12"
+    assert (memory.inference.models, memory.pairs, memory.block) == ((), 24, 4)
+    assert isinstance(speed, TrainingSpeedSuite)
+    (claim,) = speed.comparisons
+    assert (claim.precisions, claim.floor, claim.input_shape) == (("fp32", "bf16"), None, None)
+    assert speed.to_dict()["comparisons"][0]["baseline"] == "torchvision"
+
+
 def change(*place: Any, value: Any, text: str = SUITE) -> dict[str, Any]:
     """A small suite with another value at a place."""
     table: dict[str, Any] = copy.deepcopy(tomllib.loads(text))
@@ -168,6 +220,14 @@ def accuracy(*place: Any, value: Any) -> dict[str, Any]:
 
 def traffic(*place: Any, value: Any) -> dict[str, Any]:
     return change(*place, value=value, text=TRAFFIC)
+
+
+def limit(**values: Any) -> dict[str, Any]:
+    return MEMORY | {"limits": [MEMORY["limits"][0] | values]}  # type: ignore[operator]
+
+
+def steps(**values: Any) -> dict[str, Any]:
+    return SPEED | {"comparisons": [SPEED["comparisons"][0] | values]}  # type: ignore[operator]
 
 
 @pytest.mark.parametrize(
@@ -210,6 +270,10 @@ def traffic(*place: Any, value: Any) -> dict[str, Any]:
         (traffic("graphs", value=["fp16"]), "a limit names graph 'int8', which is not compiled"),
         (traffic("limits", 1, "models", value=["x"]), "names model 'x'; there are: densenet-bc-10"),
         (traffic("limits", 1, "goal", value=0), "megabytes and goal must be positive"),
+        (STUDY | {"recipes": []}, "recipes must not be empty, and each be named once"),
+        (STUDY | {"seeds": [1, 1]}, "seeds must not be empty, and each be named once"),
+        (STUDY | {"seeds": [0, -1]}, "seeds must not be negative"),
+        (STUDY | {"epochs": 1}, "unknown key 'epochs'"),
         (EMBEDDING | {"models": []}, "models must not be empty"),
         (EMBEDDING | {"precisions": ["fp32", "fp32"]}, "precisions must not be empty, and each"),
         (EMBEDDING | {"precisions": ["bf16"]}, "precisions[0] is 'bf16', expected one of: fp32"),
@@ -218,6 +282,22 @@ def traffic(*place: Any, value: Any) -> dict[str, Any]:
         (EMBEDDING | {"pairs": 3}, "pairs must be at least 20"),
         (EMBEDDING | {"block": 5}, "pairs must be at least 20, and a multiple of block"),
         (EMBEDDING | {"backend": "tensorrt"}, "backend is 'tensorrt', expected one of: openvino"),
+        (MEMORY | {"limits": []}, "limits must not be empty"),
+        (MEMORY | {"limits": 2 * MEMORY["limits"]}, "and name each model once"),
+        (limit(held=0), "limits[0]: held, goal and seconds must be positive"),
+        (limit(batch=0), "limits[0]: batch must be positive"),
+        (MEMORY | {"sweep": {"depths": [40, 22]}}, "sweep: depths must rise"),
+        (MEMORY | {"sweep": {"depths": [22], "batch": 0}}, "sweep: depths must rise and batch"),
+        (MEMORY | {"inference": {"batch_sizes": []}}, "inference: batch_sizes must be positive"),
+        (MEMORY | {"block": 7}, "pairs must be at least 20, and a multiple of block"),
+        (MEMORY | {"threads": -1}, "threads must not be negative"),
+        (SPEED | {"comparisons": []}, "comparisons must not be empty"),
+        (SPEED | {"pairs": 19}, "pairs must be at least 20"),
+        (steps(baseline="memory-efficient"), "'memory-efficient' is compared with itself"),
+        (steps(batch_sizes=[]), "precisions must not be empty and batch_sizes must be positive"),
+        (steps(precisions=["fp16"]), "precisions[0] is 'fp16', expected one of: fp32, bf16"),
+        (steps(floor=-1), "floor and goal must be positive"),
+        (steps(input_shape=[1, 28, 28]), "torchvision's models have an input_shape of their own"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
@@ -241,7 +321,9 @@ def test_a_file_that_is_not_there_or_not_toml(tmp_path: Path) -> None:
 
 def test_the_package_ships_suites() -> None:
     int8 = ["int8-accuracy", "int8-cpu", "int8-family", "int8-traffic"]
-    assert ["embedding", "fp32-cpu", *int8] == SHIPPED
+    rivals = ["resnet-cpu", "small-data"]
+    training = ["training-memory", "training-speed"]
+    assert {"embedding", "fp32-cpu", *int8, *training, *rivals} <= set(SHIPPED)
 
 
 @pytest.mark.parametrize("name", SHIPPED)
@@ -251,6 +333,13 @@ def test_shipped_suites_can_run(name: str) -> None:
     assert type(found) is KINDS[found.kind]
     if isinstance(found, AccuracySuite):
         assert load_recipe(found.recipe).model.weights
+        return
+    if isinstance(found, TrainingMemorySuite | TrainingSpeedSuite):
+        claims = found.limits if isinstance(found, TrainingMemorySuite) else found.comparisons
+        assert all(isinstance(variant(claim.model), DenseNetSpec) for claim in claims)
+        return
+    if isinstance(found, StudySuite):
+        check_alike([load_recipe(recipe) for recipe in found.recipes])
         return
     recipes = {model: find_recipe(model) for model in found.models}
     if isinstance(found, EmbeddingSuite):  # an unknown model would have been refused
@@ -268,3 +357,17 @@ def test_the_shipped_accuracy_suite_asks_about_every_image() -> None:
     assert isinstance(found, AccuracySuite)
     assert found.data == DataConfig("fashion-mnist", sample=False, test_images=0)
     assert len(found.seeds) == 3 and len(found.targets) == 4
+
+
+def test_shipped_rivals_take_the_same_images() -> None:
+    found = load_suite("resnet-cpu")
+    assert isinstance(found, LatencySuite)
+    lots = [lot_of(found, model, batch) for model in found.models for batch in found.batch_sizes]
+    find_recipes(lots)  # refuses others
+    named = {lot.model: lot.networks[1:] for lot in lots}
+    assert named == {
+        "densenet121": ["resnet34", "resnet50"],
+        "densenet201": ["resnet34", "resnet101"],
+        "densenet-bc-100-12": ["resnet-preact-b-74"],
+    }
+    assert all(comparison.floor is None for comparison in found.comparisons)

@@ -11,10 +11,11 @@ from densenet_deploy.paired import LEAST_PAIRS
 from densenet_deploy.results import milliseconds
 
 if TYPE_CHECKING:
-    from densenet_deploy.compete import Competition, Judged
+    from densenet_deploy.compete import Competition, Judged, Timed
     from densenet_deploy.embedding import Compared, Embedding, Started
     from densenet_deploy.fidelity import Averaged, Scored
     from densenet_deploy.score import Scores
+    from densenet_deploy.study import Learned, Study
     from densenet_deploy.weigh import Weighed, Weighing
 
 _LATENCY = (
@@ -33,6 +34,11 @@ _EMBEDDING = (
     *("model", "precision", "part", "C++ ms", "Python ms", "Python / C++", "95 % interval"),
     *("floor", "verdict"),
 )
+_NETWORKS = ("model", "parameters", "MACs", "graph", "MB")
+_STUDY = (
+    *("model", "parameters", "MACs", "seeds", "top-1 % on test images", "mean", "std"),
+    *("train %", "seconds a run"),
+)
 _STARTS = (
     *("model", "precision", "C++ start ms", "Python start ms", "C++ peak MiB", "Python peak MiB"),
 )
@@ -42,6 +48,8 @@ def latency(found: Competition) -> None:
     """Prints a row for each comparison, and what did not settle."""
     title = f"{found.suite.description or found.suite.name}; {found.pairs} pairs, "
     show.table(_LATENCY, map(_compared, found.judged), f"{title}{found.threads} threads")
+    if any(side.model for side in found.suite.sides):
+        show.table(_NETWORKS, dict.fromkeys(map(_network, found.timed)))
     for side in found.timed:
         if not side.samples.steady:
             typer.echo(f"{side.model}, batch {side.batch}: {side.side.name} did not settle")
@@ -65,6 +73,16 @@ def _compared(judged: Judged) -> tuple[str, ...]:
         _limit(claim.goal),
         judged.goal_verdict or "-",
         f"{judged.candidate.cosine:.4f}",
+    )
+
+
+def _network(side: Timed) -> tuple[str, ...]:
+    return (
+        side.side.model or side.model,
+        f"{side.parameters:,}",
+        f"{side.macs:,}",
+        "-".join(filter(None, (side.side.graph, side.side.lowered_for))),
+        f"{side.graph_bytes / 1e6:.2f}",
     )
 
 
@@ -176,6 +194,27 @@ def _started(one: Started) -> tuple[str, ...]:
         one.precision,
         *(f"{1000 * record[f'{side}_median_seconds']:.0f}" for side in sides),
         *(f"{record[f'{side}_median_peak_bytes'] / 2**20:.0f}" for side in sides),
+    )
+
+
+def study(found: Study) -> None:
+    """Prints a row for each recipe."""
+    title = found.suite.description or found.suite.name
+    show.table(_STUDY, map(_learned, found.learned), f"{title}; last epoch")
+
+
+def _learned(one: Learned) -> tuple[str, ...]:
+    runs = one.runs
+    return (
+        one.spec.name,
+        f"{one.spec.parameters:,}",
+        f"{one.spec.macs:,}",
+        " ".join(str(run.seed) for run in runs),
+        " ".join(f"{run.top1:.2f}" for run in runs),
+        f"{one.mean:.2f}",
+        "-" if one.std is None else f"{one.std:.2f}",
+        " ".join(f"{run.log[-1]['train_top1']:.1f}" for run in runs),
+        f"{sum(run.seconds for run in runs) / len(runs):.0f}",
     )
 
 

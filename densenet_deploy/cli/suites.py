@@ -10,24 +10,34 @@ from typing import Annotated, Any, get_args
 
 import typer
 
-from densenet_deploy.cli import show, suite_tables
-from densenet_deploy.cli.options import DataDirectory, Json, Quiet, integers, tracker
+from densenet_deploy.cli import show, suite_tables, training_tables
+from densenet_deploy.cli.options import DataDirectory, Json, Quiet, default_out, integers, tracker
 from densenet_deploy.embedding_suite import EmbeddingSuite
 from densenet_deploy.errors import RecipeError
 from densenet_deploy.files import replacing_file
 from densenet_deploy.progress import Track
 from densenet_deploy.recipe import Target
-from densenet_deploy.suite import AccuracySuite, LatencySuite, Suite, TrafficSuite, load_suite
+from densenet_deploy.study_suite import StudySuite
+from densenet_deploy.suite import (
+    KINDS,
+    AccuracySuite,
+    LatencySuite,
+    Suite,
+    TrafficSuite,
+    load_suite,
+)
+from densenet_deploy.training_suite import TrainingMemorySuite, TrainingSpeedSuite
 
 Options = Mapping[str, Any]
 _KINDS = {  # that have an option
-    "--model": ("latency", "traffic", "embedding"),
-    "--batch": ("latency",),
-    "--pairs": ("latency", "embedding"),
+    "--model": tuple(kind for kind in KINDS if kind != "accuracy"),
+    "--batch": ("latency", "training-speed"),
+    "--pairs": ("latency", "embedding", "training-memory", "training-speed"),
     "--program": ("embedding",),
     "--target": ("accuracy",),
-    "--seed": ("accuracy",),
-    "--data-dir": ("accuracy",),
+    "--seed": ("accuracy", "training-accuracy"),
+    "--data-dir": ("accuracy", "training-accuracy"),
+    "--runs": ("training-accuracy",),
 }
 
 
@@ -52,9 +62,7 @@ def suite(
     ] = None,
     seed: Annotated[
         list[int] | None,
-        typer.Option(
-            "--seed", metavar="N", min=0, help="Only this one of calibration; repeatable."
-        ),
+        typer.Option("--seed", metavar="N", min=0, help="Only this one; repeatable."),
     ] = None,
     data_dir: DataDirectory = "",
     program: Annotated[
@@ -63,6 +71,12 @@ def suite(
             "--program", metavar="PATH", help="The C++ program (default: this checkout's)."
         ),
     ] = "",
+    runs: Annotated[
+        Path | None,
+        typer.Option(
+            "--runs", metavar="DIRECTORY", help="Where trainings are kept (default: work/SUITE)."
+        ),
+    ] = None,
     out: Annotated[
         Path | None,
         typer.Option("--out", help="Write the records: a .json file, or a device's folder."),
@@ -70,7 +84,7 @@ def suite(
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Measure what a suite claims: latency, accuracy, traffic, C++; exit 1 if a floor fails."""
+    """Measure what a suite claims, such as speed or accuracy; exit 1 if a floor fails."""
     chosen = load_suite(name)
     options: Options = {
         "--model": model,
@@ -80,6 +94,7 @@ def suite(
         "--seed": seed,
         "--data-dir": data_dir,
         "--program": program,
+        "--runs": runs,
     }
     _check_options(chosen, options)
     found, tell = _run(chosen, options, tracker(quiet))
@@ -113,16 +128,27 @@ def _run(chosen: Suite, options: Options, track: Track) -> tuple[Any, Callable[[
         return _accuracy(chosen, options, track), suite_tables.accuracy
     if isinstance(chosen, EmbeddingSuite):
         return _embedding(chosen, options, track), suite_tables.embedding
+    if isinstance(chosen, StudySuite):
+        return _study(chosen, options, track), suite_tables.study
+    if isinstance(chosen, TrainingMemorySuite):
+        return _training_memory(chosen, options, track), training_tables.memory
+    if isinstance(chosen, TrainingSpeedSuite):
+        return _training_speed(chosen, options, track), training_tables.speed
     return _traffic(chosen, options, track), suite_tables.traffic
 
 
 def _latency(chosen: LatencySuite, options: Options, track: Track) -> Any:
-    sizes = integers(options["--batch"], "--batch") if options["--batch"] else ()
-    if sizes and min(sizes) < 1:
-        raise RecipeError(f"--batch {options['--batch']!r}", expected="positive integers")
+    sizes = _batch_sizes(options)
     from densenet_deploy.compete import compete
 
     return compete(chosen, options["--model"] or (), sizes, options["--pairs"], track)
+
+
+def _batch_sizes(options: Options) -> tuple[int, ...]:
+    sizes = integers(options["--batch"], "--batch") if options["--batch"] else ()
+    if sizes and min(sizes) < 1:
+        raise RecipeError(f"--batch {options['--batch']!r}", expected="positive integers")
+    return sizes
 
 
 def _accuracy(chosen: AccuracySuite, options: Options, track: Track) -> Any:
@@ -149,3 +175,24 @@ def _embedding(chosen: EmbeddingSuite, options: Options, track: Track) -> Any:
 
     program = find_program(options["--program"])
     return embed(chosen, program, options["--model"] or (), options["--pairs"], track)
+
+
+def _study(chosen: StudySuite, options: Options, track: Track) -> Any:
+    from densenet_deploy.study import study
+
+    out = options["--runs"] or default_out(chosen.name)
+    recipes, seeds = options["--model"] or (), options["--seed"] or ()
+    return study(chosen, out, recipes, seeds, options["--data-dir"], track)
+
+
+def _training_memory(chosen: TrainingMemorySuite, options: Options, track: Track) -> Any:
+    from densenet_deploy.training_memory import measure_memory
+
+    return measure_memory(chosen, options["--model"] or (), options["--pairs"], track)
+
+
+def _training_speed(chosen: TrainingSpeedSuite, options: Options, track: Track) -> Any:
+    sizes = _batch_sizes(options)
+    from densenet_deploy.training_speed import measure_speed
+
+    return measure_speed(chosen, options["--model"] or (), sizes, options["--pairs"], track)

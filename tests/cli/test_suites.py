@@ -9,8 +9,13 @@ from pathlib import Path
 import pytest
 
 from densenet_deploy.compete import Competition
+from densenet_deploy.inference_memory import Inferred
+from densenet_deploy.training_memory import TrainingMemory
+from densenet_deploy.training_suite import TrainingMemorySuite
 from tests.cli.conftest import Command
 from tests.test_compete import judged, suite_of
+from tests.test_study import write as write_study
+from tests.test_training_memory import saved
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 SUITE = """
@@ -204,11 +209,10 @@ def test_a_traffic_suite(command: Command, tiny_recipe: Path, tmp_path: Path) ->
 
 def test_options_of_another_kind(command: Command, suite: Path, accuracy: Path) -> None:
     found = command("suite", accuracy, "--pairs", "3").refusal()
-    assert (
-        found == "--pairs with few, a suite of accuracy; expected a suite of latency or embedding."
-    )
+    refused = "--pairs with few, a suite of accuracy; expected a suite of latency or embedding or "
+    assert found.startswith(refused)
     found = command("suite", accuracy, "--model", "densenet121").refusal()
-    assert found.endswith("expected a suite of latency or traffic or embedding.")
+    assert "expected a suite of latency or traffic or embedding or training-accuracy" in found
     assert "expected a suite of accuracy" in command("suite", suite, "--seed", "0").refusal()
     assert "expected a suite of accuracy" in command("suite", suite, "--data-dir", "x").refusal()
     found = command("suite", accuracy, "--target", "cuda").refusal()
@@ -217,6 +221,139 @@ def test_options_of_another_kind(command: Command, suite: Path, accuracy: Path) 
 
 def test_bad_input(command: Command, suite: Path) -> None:
     assert "no suite 'nothing'; expected" in command("suite", "nothing").refusal()
-    assert "unknown model 'resnet50'" in command("suite", suite, "--model", "resnet50").refusal()
+    assert "unknown model 'vgg16'" in command("suite", suite, "--model", "vgg16").refusal()
     assert "--batch '0'" in command("suite", suite, "--batch", "0").refusal()
     assert "--batch 'x'" in command("suite", suite, "--batch", "x").refusal()
+
+
+MEMORY = """
+kind = "training-memory"
+name = "held"
+limits = [{ model = "densenet-bc-16-4", batch = 2, held = 0.5, goal = 0.1, seconds = 0.5 }]
+"""
+
+
+def test_a_training_memory_suite(
+    command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "held.toml"
+    path.write_text(MEMORY, encoding="utf-8")
+
+    def found(suite: TrainingMemorySuite, *asked: object) -> TrainingMemory:
+        assert asked[:2] == (["densenet-bc-16-4"], 20)
+        one = saved(suite.limits[0])
+        inferred = Inferred("net", "openvino", 8, None, 10**6, 2 * 10**6)
+        swept = (one.naive, one.efficient)
+        return TrainingMemory(suite, 1, 20, (one,), swept, (inferred,))
+
+    monkeypatch.setattr("densenet_deploy.training_memory.measure_memory", found)
+    asked = ("suite", path, "--model", "densenet-bc-16-4", "--pairs", "20", "-q")
+    done = command(*asked, "--out", tmp_path)
+    assert (done.code, done.err) == (1, "")  # the step takes as long as a naive one
+    lines = [line.split() for line in done.out.splitlines()]
+    assert lines[0] == ["held;", "20", "pairs,", "1", "threads"]
+    row = next(line for line in lines if line[:1] == ["densenet-bc-16-4"])
+    assert row[1:9] == ["2", "0.0", "0.0", "0.200", "0.50", "pass", "0.10", "fail"]
+    assert row[9:] == ["0.40", "1.00", "[1.00,", "1.00]", "0.50", "fail"]
+    assert ["net", "openvino", "8", "unknown", "1.0", "2.0"] in lines
+    told = json.loads((tmp_path / "held.json").read_text(encoding="utf-8"))
+    assert [point["depth"] for point in told["points"]] == [16] * 4 and not told["passed"]
+    assert "a suite of latency or training-speed" in command(*asked, "--batch", "2").refusal()
+
+
+SPEED = """
+kind = "training-speed"
+name = "steps"
+
+[[comparisons]]
+model = "densenet-bc-10-4"
+candidate = "memory-efficient"
+baseline = "naive"
+batch_sizes = [1]
+precisions = ["fp32"]
+input_shape = [1, 8, 8]
+floor = 1e-6
+"""
+
+
+def test_a_training_speed_suite(command: Command, tmp_path: Path) -> None:
+    path = tmp_path / "steps.toml"
+    path.write_text(SPEED, encoding="utf-8")
+    done = command("suite", path, "--batch", "2", "--pairs", "1", "--out", tmp_path, "-q")
+    assert (done.code, done.err) == (0, "")
+    title, header, _, row, trial = done.out.splitlines()
+    assert title.strip().startswith("steps; 1 pairs, ")
+    assert header.split()[:4] == ["model", "batch", "precision", "candidate"]
+    cells = row.split()
+    assert cells[:4] == ["densenet-bc-10-4", "2", "fp32", "memory-efficient"]
+    assert cells[5] == "naive" and cells[-4:] == ["-", "-", "-", "-"]  # another batch size
+    assert trial == "a trial: fewer than 20 pairs decide nothing about time"
+    told = json.loads((tmp_path / "steps.json").read_text(encoding="utf-8"))
+    assert [step["mode"] for step in told["steps"]] == ["memory-efficient", "naive"]
+    refused = command("suite", path, "--batch", "0").refusal()
+    assert "expected positive integers" in refused
+
+
+def test_a_study(command: Command, tmp_path: Path) -> None:
+    paths = write_study(tmp_path)
+    suite = tmp_path / "learn.toml"
+    suite.write_text(
+        f'kind = "training-accuracy"\nname = "learn"\nrecipes = {paths}\nseeds = [0, 1]\n',
+        encoding="utf-8",
+    )
+    runs, out = tmp_path / "runs", tmp_path / "found.json"
+    done = command("suite", suite, "--runs", runs, "--seed", "1", "--out", out, "-q")
+    assert (done.code, done.err) == (0, "")
+    title, header, _, dense, residual = done.out.splitlines()
+    assert title.strip() == "learn; last epoch" and header.split()[0] == "model"
+    told = json.loads(out.read_text(encoding="utf-8"))
+    for line, record in zip((dense, residual), told["recipes"], strict=True):
+        name, parameters, _, seed, top1, mean, std, *_ = line.split()
+        assert (name, seed, std) == (record["model"], "1", "-")
+        assert parameters == f"{record['parameters']:,}"
+        assert top1 == mean == f"{record['mean_top1']:.2f}"
+    assert sorted(path.name for path in runs.iterdir()) == ["dense-seed1", "residual-seed1"]
+    again = command(
+        "suite", suite, "--runs", runs, "--seed", "1", "--model", paths[1], "--json", "-q"
+    )
+    (record,) = json.loads(again.out)["recipes"]
+    assert record == told["recipes"][1]
+    assert "--pairs with learn" in command("suite", suite, "--pairs", "3").refusal()
+
+
+RIVAL = """
+kind = "latency"
+name = "rivals"
+models = ["{model}"]
+batch_sizes = [1]
+threads = 1
+
+[[sides]]
+name = "ours"
+graph = "fp32"
+backend = "onnxruntime"
+
+[[sides]]
+name = "theirs"
+graph = "plain"
+backend = "onnxruntime"
+model = "{rival}"
+
+[[comparisons]]
+candidate = "ours"
+baseline = "theirs"
+"""
+
+
+def test_networks_are_told_beside_their_latencies(command: Command, tmp_path: Path) -> None:
+    path = tmp_path / "rivals.toml"
+    path.write_text(RIVAL.format(model="densenet-bc-10-4", rival="resnet-preact-8-4"), "utf-8")
+    done = command("suite", path, "--pairs", "1", "-q")
+    assert (done.code, done.err) == (0, "")
+    header, _, ours, theirs = done.out.splitlines()[-5:-1]
+    assert header.split() == ["model", "parameters", "MACs", "graph", "MB"]
+    assert ours.split()[:4] == ["densenet-bc-10-4", "2,666", "1,242,714", "fp32-onnxruntime"]
+    assert theirs.split()[:2] == ["resnet-preact-8-4", "5,166"] and theirs.split()[3] == "plain"
+    path.write_text(RIVAL.format(model="densenet-bc-10-4", rival="resnet18"), "utf-8")
+    found = command("suite", path).refusal()
+    assert "resnet18 takes images of (3, 224, 224), densenet-bc-10-4 of (3, 32, 32)" in found
