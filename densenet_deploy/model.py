@@ -104,13 +104,20 @@ class Transition(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         """(N, C, H, W) to (N, theta * C, H / 2, W / 2)."""
-        dropping = self.training and self.dropout
-        if self.training and self.memory_efficient and not dropping:
-            return memory_efficient.transition(features, (self.norm, self.conv))
+        if self.training and not self.dropout:
+            return self._pooled_first(features)
         new = self.conv(functional.relu(self.norm(features)))
-        if dropping:
+        if self.training:
             new = functional.dropout(new, self.dropout)
         return functional.avg_pool2d(new, 2)
+
+    def _pooled_first(self, features: Tensor) -> Tensor:
+        """The same up to rounding: a 1x1 convolution has a quarter of the pixels to read then."""
+        if self.memory_efficient:
+            return memory_efficient.transition(features, (self.norm, self.conv))
+        pooled = functional.avg_pool2d(functional.relu(self.norm(features)), 2)
+        new: Tensor = self.conv(pooled)
+        return new
 
 
 class DenseNet(nn.Module):

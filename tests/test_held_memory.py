@@ -37,7 +37,7 @@ def by_hand(name: str, batch: int) -> dict[Mode, int]:
         naive += 2 * grown * pixels  # the whole concatenation, and after BN and ReLU
         statistics += grown
         if block + 1 < len(flow):
-            naive += flow[block + 1][0] * pixels  # what the transition pools
+            naive += grown * pixels // 4  # the transition's convolution reads it pooled
     pooled, scores = flow[-1][1], spec.classes
     rest = FLOAT * (2 * statistics + batch * (pooled + scores) + 1)  # 1: the loss's total weight
     return {
