@@ -6,6 +6,8 @@ import contextlib
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,6 +18,8 @@ from torch.nn.parallel import DistributedDataParallel
 from densenet_deploy.errors import TrainingError
 
 _CPU = torch.device("cpu")
+# The others wait while the first evaluates and saves; who dies is noticed at once all the same.
+_PATIENCE = timedelta(hours=12)
 
 
 @dataclass(frozen=True)
@@ -25,11 +29,13 @@ class Processes:
     Attributes:
         rank: Its number; 0 writes the files.
         world: How many there are.
+        local: Its number on its machine.
         device: What it computes on.
     """
 
     rank: int = 0
     world: int = 1
+    local: int = 0
     device: torch.device = _CPU
 
     def together(self, network: nn.Module) -> nn.Module:
@@ -39,8 +45,17 @@ class Processes:
         on_gpu = self.device.type == "cuda"
         return DistributedDataParallel(network, device_ids=[self.device] if on_gpu else None)
 
+    @contextlib.contextmanager
+    def one_by_machine_first(self) -> Iterator[None]:
+        """Lets one process of each machine do first what may fill a cache, such as a download."""
+        if self.world > 1 and self.local:
+            self.total(torch.zeros(1))
+        yield
+        if self.world > 1 and not self.local:
+            self.total(torch.zeros(1))
+
     def total(self, values: Tensor) -> Tensor:
-        """The sum over the processes."""
+        """The sum over the processes, of values in the CPU's memory."""
         if self.world > 1:
             distributed.all_reduce(values)
         return values
@@ -53,7 +68,7 @@ ALONE = Processes()
 def join(device: str = "") -> Iterator[Processes]:
     """Joins the processes that torchrun started; alone without it.
 
-    GPUs talk through NCCL, CPUs through Gloo.
+    Tensors on GPUs go through NCCL, those on CPUs through Gloo.
 
     Args:
         device: `cpu` or `cuda`; by default a GPU where there is one.
@@ -76,18 +91,23 @@ def join(device: str = "") -> Iterator[Processes]:
     if kind == "cuda":
         torch.cuda.set_device(place)
     try:
-        distributed.init_process_group("nccl" if kind == "cuda" else "gloo")
+        backend = "cpu:gloo,cuda:nccl" if kind == "cuda" else "gloo"
+        distributed.init_process_group(backend, timeout=_PATIENCE)
     except (RuntimeError, ValueError) as error:
         raise TrainingError(f"process {rank} cannot reach the others ({error})") from None
     try:
-        yield Processes(rank, world, place)
+        yield Processes(rank, world, local, place)
     finally:
         distributed.destroy_process_group()
 
 
 @contextlib.contextmanager
-def others_alive(processes: Processes, progress: str) -> Iterator[None]:
+def others_alive(processes: Processes, state: Path) -> Iterator[None]:
     """Says what a lost peer means: Gloo and NCCL report a closed connection.
+
+    Args:
+        processes: This process among the others.
+        state: What a run continues from.
 
     Raises:
         TrainingError: Another process ended.
@@ -100,7 +120,8 @@ def others_alive(processes: Processes, progress: str) -> Iterator[None]:
             raise
         raise TrainingError(
             f"another of the {processes.world} processes ended ({str(error).splitlines()[-1]})",
-            remedy=f"run the same command again: it continues from {progress}",
+            remedy="run the same command again: "
+            + (f"it continues from {state}" if state.exists() else "nothing was saved yet"),
         ) from None
 
 

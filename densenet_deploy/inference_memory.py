@@ -12,15 +12,16 @@ from typing import Any
 import numpy as np
 from torch import nn
 
+from densenet_deploy.errors import BackendError
 from densenet_deploy.export import export_onnx, to_bytes
 from densenet_deploy.graph_costs import peak_live_bytes
 from densenet_deploy.model import create_model
 from densenet_deploy.progress import Track, silent
 from densenet_deploy.recipe import ExportConfig
 from densenet_deploy.resident import peak_growth
-from densenet_deploy.runtime import open_graph
-from densenet_deploy.spec import VARIANTS
-from densenet_deploy.training_step import torchvision_model
+from densenet_deploy.runtime import open_graph, why_unavailable
+from densenet_deploy.spec import VARIANTS, variant
+from densenet_deploy.training_step import in_torchvision, torchvision_model
 from densenet_deploy.training_suite import InferenceMemory
 from densenet_deploy.worker import Worker, serve
 
@@ -59,6 +60,21 @@ class Inferred:
         return asdict(self)
 
 
+def check(suite: InferenceMemory) -> None:
+    """Refuses what could not be measured here.
+
+    Raises:
+        BackendError: A backend cannot run here.
+        RecipeError: There is no such model.
+    """
+    for name in suite.models:
+        if not _torchvisions(name):
+            variant(name, _IMAGE)
+    for backend in suite.backends if suite.models else ():
+        if reason := why_unavailable(backend):
+            raise BackendError(f"{backend} cannot run here: {reason}")
+
+
 def infer_all(suite: InferenceMemory, threads: int, track: Track = silent) -> tuple[Inferred, ...]:
     """Every model, backend and batch size, each in a fresh process.
 
@@ -88,7 +104,12 @@ def _on_backends(
 
 
 def _network(name: str) -> nn.Module:
-    return create_model(name, seed=0) if name in VARIANTS else torchvision_model(name)
+    return torchvision_model(name) if _torchvisions(name) else create_model(name, _IMAGE, seed=0)
+
+
+def _torchvisions(name: str) -> bool:
+    """Whether torchvision's model is meant: of every name it has, but a DenseNet's."""
+    return name not in VARIANTS and in_torchvision(name)
 
 
 def _answers(requests: Iterator[Any]) -> Iterator[tuple[int, int]]:

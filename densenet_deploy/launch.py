@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import uuid
 from collections.abc import Sequence
 from pathlib import Path
 
+from torch.distributed.elastic.multiprocessing.api import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
@@ -45,16 +47,23 @@ def launch(arguments: Sequence[str], processes: int, out: Path) -> int:
     )
     try:
         elastic_launch(config, sys.executable)(*_PROGRAM, *arguments)
+    except SignalException as error:
+        if error.sigval == signal.SIGINT:
+            raise KeyboardInterrupt from None
+        raise _ended(f"signal {int(error.sigval)} ended the processes", out) from None
     except ChildFailedError as error:
         rank, failure = error.get_first_failure()
         if failure.exitcode == USAGE:
             return USAGE
         how = "was killed by signal" if failure.exitcode < 0 else "ended with exit code"
-        position = saved_position(out)
-        raise TrainingError(
+        raise _ended(
             f"process {rank} of {processes} {how} {abs(failure.exitcode)}, the others were ended",
-            remedy=f"run the same command again: it continues from {position}"
-            if position
-            else "run the same command again: nothing was saved yet",
+            out,
         ) from None
     return 0
+
+
+def _ended(what: str, out: Path) -> TrainingError:
+    position = saved_position(out)
+    then = f"it continues from {position}" if position else "nothing was saved yet"
+    return TrainingError(what, remedy=f"run the same command again: {then}")

@@ -309,10 +309,11 @@ def train_model(
     """
     config, network = recipe.train, recipe.model
     preprocessing = preprocessing_for(recipe, network.input_shape)
-    images, held_out = open_images(
-        recipe.data, preprocessing, config.validation_images, config.seed
-    )
-    evaluation = held_out or test_images(recipe.data, preprocessing)
+    with processes.one_by_machine_first():
+        images, held_out = open_images(
+            recipe.data, preprocessing, config.validation_images, config.seed
+        )
+        evaluation = held_out or test_images(recipe.data, preprocessing)
     model = create_model(
         network.variant,
         network.input_shape,

@@ -100,13 +100,17 @@ def fetch(weights: PublicWeights, folder: Path | None = None, track: Track = sil
     """
     path = (folder or cache_folder()) / weights.file
     if path.is_file():
-        _check(path, weights.sha256, f"{path}", "delete it, to fetch it again")
+        expected = weights.sha256 or _recorded(path)
+        _check(path, expected, f"{path}", "delete it, to fetch it again")
         return path
     try:
         url, digest = _located(weights)
         with replacing_file(path) as temporary:
             _download(url, temporary, f"Fetching {weights.file} (MiB)", track)
             _check(temporary, digest, f"what {url} sent", f"put the published file at {path}")
+            if not weights.sha256:
+                with replacing_file(_record(path)) as beside:
+                    beside.write_text(f"{digest}\n", encoding="ascii")
     except (OSError, ValueError) as error:  # urllib's are among them
         reason = str(getattr(error, "reason", "") or error).splitlines()[:1]
         raise CheckpointError(
@@ -227,6 +231,17 @@ def _located(weights: PublicWeights) -> tuple[str, str]:
     if not re.fullmatch(r"[0-9a-f]{64}", found.etag or ""):
         raise OSError("the server does not say the file's SHA-256")
     return found.location, found.etag or ""
+
+
+def _record(path: Path) -> Path:
+    """Where the SHA-256 is kept that only the server says."""
+    return path.with_name(f"{path.name}.sha256")
+
+
+def _recorded(path: Path) -> str:
+    """What was kept; empty of a file that was put there by hand."""
+    record = _record(path)
+    return record.read_text(encoding="ascii", errors="replace").strip() if record.is_file() else ""
 
 
 def _download(url: str, path: Path, description: str, track: Track) -> None:

@@ -23,9 +23,9 @@ class PublishedRecipe:
     """How a network was trained.
 
     Attributes:
-        recipe: As published.
-        error: Top-1 error on the test images in percent, single crop; None where none was printed.
-        source: Where it was.
+        recipe: As published, or by the same rules in a setting that was not.
+        error: Top-1 error on the test images in percent, single crop; None in such a setting.
+        source: Where the network was published.
     """
 
     recipe: Recipe
@@ -100,10 +100,13 @@ def _compose(catalogue: _Catalogue, net: str, setting: str) -> PublishedRecipe:
     train = catalogue.train | on.train | trained.train
     if drops := train.pop("drop_epochs", None):
         train["drops"] = [epoch / train["epochs"] for epoch in drops]
-    name = f"{PREFIX}{net}/{setting}"
+    name, error = f"{PREFIX}{net}/{setting}", trained.errors.get(setting)
+    how = "trained as published"
+    if error is None:
+        how = "not published in this setting; trained by the same rules"
     table = {
         "name": name,
-        "description": f"{net} on {on.title}, trained as published",
+        "description": f"{net} on {on.title}, {how}",
         "model": {
             "variant": net,
             "input_shape": on.input_shape,
@@ -113,4 +116,4 @@ def _compose(catalogue: _Catalogue, net: str, setting: str) -> PublishedRecipe:
         "data": {"name": on.data, "sample": False, "interpolation": on.interpolation},
         "train": train,
     }
-    return PublishedRecipe(parse_recipe(table, name), trained.errors.get(setting), trained.source)
+    return PublishedRecipe(parse_recipe(table, name), error, trained.source)

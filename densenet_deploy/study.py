@@ -136,15 +136,18 @@ def study(
         track: Progress reporter.
 
     Raises:
-        RecipeError: The recipes differ in more than their models, or select an epoch.
+        RecipeError: The recipes differ in more than their models, or select an epoch; one of
+            them, or a seed, is there twice.
         DeployError: Whatever training found wrong.
     """
-    chosen = [load_recipe(name) for name in recipes or suite.recipes]
+    asked = _asked(suite, recipes, seeds)
+    chosen = [load_recipe(name) for name in asked.recipes]
+    _check_names(chosen)
     check_alike(chosen)
     if directory:
         chosen = [replace(each, data=replace(each.data, directory=directory)) for each in chosen]
     runs: dict[str, list[Run]] = {recipe.name: [] for recipe in chosen}
-    for seed in seeds or suite.seeds:  # by seed, so that what is done so far can be compared
+    for seed in asked.seeds:  # by seed, so that what is done so far can be compared
         for recipe in chosen:
             seeded = replace(recipe, train=replace(recipe.train, seed=seed))
             folder = out / f"{recipe.name}-seed{seed}"
@@ -152,6 +155,23 @@ def study(
     return Study(
         suite, tuple(Learned(each, _spec(each), tuple(runs[each.name])) for each in chosen)
     )
+
+
+def _asked(suite: StudySuite, recipes: Sequence[str], seeds: Sequence[int]) -> StudySuite:
+    try:
+        return replace(
+            suite, recipes=tuple(recipes or suite.recipes), seeds=tuple(seeds or suite.seeds)
+        )
+    except ValueError as error:
+        raise RecipeError(f"{suite.name}: {error}") from None
+
+
+def _check_names(recipes: Sequence[Recipe]) -> None:
+    """Runs are kept by the recipe's name."""
+    names = [recipe.name for recipe in recipes]
+    for name in names:
+        if names.count(name) > 1:
+            raise RecipeError(f"{name} is the name of two recipes", expected="a name for each")
 
 
 def _spec(recipe: Recipe) -> Architecture:

@@ -7,6 +7,7 @@ resumed anywhere sees the same batches and ends with the same weights.
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -33,7 +34,7 @@ from densenet_deploy.preprocess import Preprocessing
 from densenet_deploy.progress import Track, silent
 from densenet_deploy.schedule import learning_rate
 from densenet_deploy.train_config import TrainConfig
-from densenet_deploy.training_state import Position, State, read_log, write_log
+from densenet_deploy.training_state import STATE, Position, State, read_log, write_log
 
 SAVE_SECONDS = 60.0  # most work a kill can cost
 _AUTOCAST = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -78,7 +79,8 @@ def train(
     steps = _check(model, config, images, processes)
     out.mkdir(parents=True, exist_ok=True)
     learner = _learner(model, config, processes)
-    state = State(out, config, model, learner.optimizer, learner.scaler)
+    subject = _subject(model, images, preprocessing)
+    state = State(out, config, subject, model, learner.optimizer, learner.scaler)
     position = state.resume()
     records = read_log(out / "metrics.jsonl", position.epoch)
     result = _Result(model, config, preprocessing, images, out)
@@ -86,7 +88,7 @@ def train(
     total, done = config.epochs * steps, position.epoch * steps + position.step
     saved, writes = time.monotonic(), processes.rank == 0
     for batch in track(batches, "Training (steps)", total, done):
-        with others_alive(processes, f"{out}/state.pt"):
+        with others_alive(processes, out / STATE):
             learner.step(batch, position, steps)
         if position.step == steps:
             if writes:
@@ -145,13 +147,24 @@ class _Learner:
     def _gradients(self, inputs: Tensor, labels: Tensor, last: bool) -> Tensor:
         """Adds to the gradients; the sum of the losses and how many answers are right."""
         dtype = _AUTOCAST[self.config.precision]
-        with _not_yet_averaged(self.network, last):
+        with _not_yet_averaged(self.network, last), _arithmetic(self.config):
             with torch.autocast(inputs.device.type, dtype, enabled=dtype != torch.float32):
                 logits = self.network(inputs)
             loss = functional.cross_entropy(logits.float(), labels)
             self.scaler.scale(loss / self.config.accumulate).backward()  # type: ignore[no-untyped-call]
         correct = (logits.argmax(1) == labels).sum()
         return torch.tensor([loss.item() * len(labels), correct.item()], dtype=torch.float64)
+
+
+def _arithmetic(config: TrainConfig) -> contextlib.AbstractContextManager[None]:
+    """fp32 without TF32, which cuDNN's convolutions use by default."""
+    if config.precision != "fp32":
+        return contextlib.nullcontext()
+    cudnn = torch.backends.cudnn
+    exact: contextlib.AbstractContextManager[None] = cudnn.flags(
+        enabled=cudnn.enabled, benchmark=cudnn.benchmark, allow_tf32=False
+    )
+    return exact
 
 
 def _not_yet_averaged(network: nn.Module, last: bool) -> contextlib.AbstractContextManager[None]:
@@ -205,13 +218,30 @@ def _check(
     return len(images) // config.batch_size
 
 
+def _subject(
+    model: Network, images: TrainingImages, preprocessing: Preprocessing
+) -> dict[str, Any]:
+    """What makes a run what it is, besides its configuration."""
+    return {
+        "architecture": repr(model.spec),
+        "training images": images.source,
+        "labels": hashlib.sha256(images.labels.tobytes()).hexdigest(),
+        "preprocessing": repr(preprocessing),
+    }
+
+
 def _remaining(
     images: TrainingImages, config: TrainConfig, position: Position, processes: Processes
 ) -> Iterator[Batch]:
     share = Share(processes.rank, processes.world)
     first_epoch, first_step = position.epoch, position.step
     for epoch in range(first_epoch, config.epochs):
-        yield from images.batches(config, epoch, first_step if epoch == first_epoch else 0, share)
+        first = first_step if epoch == first_epoch else 0
+        try:
+            yield from images.batches(config, epoch, first, share)
+        except DataError as error:
+            error.add_note(f"process {processes.rank}")  # the others do not meet it
+            raise
 
 
 def _close_epoch(
@@ -254,8 +284,11 @@ class _Result:
         """Writes the selected weights, and leaves them in the model."""
         chosen = records[-1]
         if self.config.select == "best":
-            checkpoint.load_weights(self.out / "best.safetensors", self.model)
-            chosen = _best(records)
+            path = self.out / "best.safetensors"
+            checkpoint.load_weights(path, self.model)
+            info = checkpoint.read_info(path)
+            assert info is not None
+            chosen = info.training["final"]  # what these weights were seen to reach
         self._save("model.safetensors", chosen)
 
     def _save(self, name: str, record: Record) -> None:

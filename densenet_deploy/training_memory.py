@@ -55,9 +55,10 @@ class Saved:
         return self.efficient.held_bytes / self.naive.held_bytes
 
     @property
-    def peak(self) -> float:
-        """Growth of the resident set, memory-efficient / naive."""
-        return self.efficient.peak_rss_bytes / self.naive.peak_rss_bytes
+    def peak(self) -> float | None:
+        """Growth of the resident set, memory-efficient / naive; None where naive's did not grow."""
+        naive = self.naive.peak_rss_bytes
+        return self.efficient.peak_rss_bytes / naive if naive else None
 
     @property
     def seconds(self) -> Ratio:
@@ -176,14 +177,25 @@ def measure_memory(
     block = suite.block if rounds % suite.block == 0 else 1
     claims = {limit.model: limit for limit in suite.limits}
     limits = [claims.get(name, MemoryLimit(name, _BATCH)) for name in models or claims]
-    for limit in limits:
-        _densenet(limit.model)  # what cannot be measured is refused before anything is
+    _refuse(suite, limits, only_limits=bool(models))
     saved = tuple(_compare(limit, threads, rounds, block, track) for limit in limits)
     if models:
         return TrainingMemory(suite, threads, rounds, saved, (), ())
     swept = _sweep(suite.sweep, threads, track) if suite.sweep else ()
     inferred = infer_all(suite.inference, threads, track)
     return TrainingMemory(suite, threads, rounds, saved, swept, inferred)
+
+
+def _refuse(suite: TrainingMemorySuite, limits: Sequence[MemoryLimit], only_limits: bool) -> None:
+    """Raises for what cannot be measured, before anything is."""
+    for limit in limits:
+        _densenet(limit.model)
+    if only_limits:
+        return
+    if suite.sweep:
+        for depth in suite.sweep.depths:
+            _densenet(suite.sweep.model(depth))
+    inference_memory.check(suite.inference)
 
 
 def _compare(limit: MemoryLimit, threads: int, rounds: int, block: int, track: Track) -> Saved:

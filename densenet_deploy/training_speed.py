@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from densenet_deploy import environment, training_step
 from densenet_deploy.environment import package_version, usable_cores
+from densenet_deploy.errors import RecipeError
 from densenet_deploy.paired import Ratio, Verdict, ratio
 from densenet_deploy.progress import Track, silent
 from densenet_deploy.spec import variant
-from densenet_deploy.training_step import take_turns
+from densenet_deploy.training_step import in_torchvision, take_turns
 from densenet_deploy.training_suite import Mode, StepComparison, StepTask, TrainingSpeedSuite
 
 SCHEMA_VERSION = 1
@@ -137,13 +138,14 @@ def measure_speed(
 
     Args:
         suite: What to time.
-        models: Only these; of others than its own it claims nothing.
+        models: Only these; of others than its own it claims nothing, and compares those that
+            torchvision lacks with none of its.
         batch_sizes: Likewise.
         pairs: Rounds instead of the suite's; fewer than 20 decide nothing.
         track: Progress reporter.
 
     Raises:
-        DeployError: A model is unknown, or a process died.
+        DeployError: A model is unknown or has nothing to be compared with, or a process died.
     """
     threads, rounds = suite.threads or usable_cores(), pairs or suite.pairs
     block = suite.block if rounds % suite.block == 0 else 1
@@ -170,10 +172,12 @@ def _chosen(
     known = {claim.model for claim in own}
     pairs = dict.fromkeys((claim.candidate, claim.baseline) for claim in own)
     sizes = tuple(batch_sizes) or own[0].batch_sizes
-    for name in models:
+    for name in dict.fromkeys(models):
         variant(name)
         if name not in known:
-            own += [StepComparison(name, *pair, batch_sizes=sizes) for pair in pairs]
+            own += [
+                StepComparison(name, *pair, batch_sizes=sizes) for pair in _possible(name, pairs)
+            ]
     asked = [claim for claim in own if not models or claim.model in models]
     if not batch_sizes:
         return asked
@@ -184,6 +188,18 @@ def _chosen(
         for claim in asked
         for size in batch_sizes
     ]
+
+
+def _possible(name: str, pairs: Iterable[tuple[Mode, Mode]]) -> list[tuple[Mode, Mode]]:
+    """Without torchvision's side where it has no such model."""
+    theirs = in_torchvision(name)
+    found = [pair for pair in pairs if theirs or "torchvision" not in pair]
+    if not found:
+        raise RecipeError(
+            f"torchvision has no model {name!r}, and the suite compares with nothing else",
+            remedy="name a model of torchvision's, or a suite with candidate and baseline of ours",
+        )
+    return found
 
 
 def _together(claims: Sequence[StepComparison]) -> list[list[StepComparison]]:

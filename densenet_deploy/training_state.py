@@ -16,7 +16,7 @@ from densenet_deploy.errors import CheckpointError
 from densenet_deploy.files import replacing_file
 from densenet_deploy.train_config import TrainConfig
 
-_FILE = "state.pt"
+STATE = "state.pt"
 
 
 @dataclass
@@ -39,7 +39,8 @@ class State:
 
     Attributes:
         directory: Holds state.pt and metrics.jsonl.
-        config: Of the run; a state of another one is refused.
+        config: Of the run.
+        subject: What else makes a run what it is, by name; a state of another run is refused.
         model: With its weights.
         optimizer: With its momenta.
         scaler: Of the loss.
@@ -47,6 +48,7 @@ class State:
 
     directory: Path
     config: TrainConfig
+    subject: Mapping[str, Any]
     model: nn.Module
     optimizer: torch.optim.Optimizer
     scaler: GradScaler
@@ -58,9 +60,10 @@ class State:
             "optimizer": self.optimizer.state_dict(),
             "scaler": self.scaler.state_dict(),
             "config": asdict(self.config),
+            "subject": dict(self.subject),
             "position": asdict(position),
         }
-        with replacing_file(self.directory / _FILE) as temporary:
+        with replacing_file(self.directory / STATE) as temporary:
             torch.save(state, temporary)
 
     def resume(self) -> Position:
@@ -69,10 +72,11 @@ class State:
         Raises:
             CheckpointError: The directory holds another run's state, or a damaged one.
         """
-        if not (self.directory / _FILE).exists():
+        if not (self.directory / STATE).exists():
             return Position()
-        state, position = _read(self.directory / _FILE)
-        if different := _different(state["config"], asdict(self.config)):
+        state, position = _read(self.directory / STATE)
+        different = _different(state["subject"], self.subject)
+        if different := different + _different(state["config"], asdict(self.config)):
             raise CheckpointError(
                 f"{self.directory} holds a run with another {', '.join(different)}",
                 remedy="train into another directory, or delete this one",
@@ -91,14 +95,14 @@ class State:
 
 def saved_position(directory: Path) -> Position | None:
     """Where a run in this directory would continue; None where it would start."""
-    path = directory / _FILE
+    path = directory / STATE
     return _read(path)[1] if path.exists() else None
 
 
 def _read(path: Path) -> tuple[dict[str, Any], Position]:
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
-        return {"config": {}, **state}, Position(**state["position"])
+        return {"config": {}, "subject": {}, **state}, Position(**state["position"])
     except Exception as error:  # torch raises many types for damaged files
         raise CheckpointError(
             f"{path} is damaged ({type(error).__name__})",

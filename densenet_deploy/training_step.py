@@ -96,10 +96,17 @@ def torchvision_model(name: str) -> nn.Module:
     """
     from torchvision import models
 
-    if name not in models.list_models(module=models):
+    if not in_torchvision(name):
         raise RecipeError(f"torchvision has no model {name!r}")
     model: nn.Module = models.get_model(name, weights=None)
     return model
+
+
+def in_torchvision(name: str) -> bool:
+    """Whether torchvision has a classifier of this name."""
+    from torchvision import models
+
+    return name in models.list_models(module=models)
 
 
 def take_turns(

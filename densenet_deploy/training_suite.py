@@ -89,7 +89,8 @@ class InferenceMemory:
     """Networks whose memory in inference is compared.
 
     Attributes:
-        models: Our architectures and torchvision's, by name.
+        models: Our DenseNets, torchvision's models, and any other architecture of ours, by name; a
+            name of the first two is not looked for in the next.
         batch_sizes: Images per request.
         backends: What runs torch.onnx's fp32 exports, not rewritten.
     """

@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file
 from torch import nn
 
@@ -121,6 +122,39 @@ def test_a_killed_process_ends_the_job_and_the_state_is_usable(
     assert len((out / "metrics.jsonl").read_text().splitlines()) == epochs
 
 
+def test_interrupting_ends_all_processes(tmp_path: Path, folder: Path) -> None:
+    out = tmp_path / "run"
+    with start(folder, out, 2, 1000, 1, False) as process:
+        ranks = wait_for_ranks(process.pid)
+        while not (out / "metrics.jsonl").exists():
+            time.sleep(0.1)
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=60)
+    assert process.returncode == 130 and "Traceback" not in err
+    assert not any(Path(f"/proc/{pid}").exists() for pid in ranks.values())
+
+
+def test_a_file_that_one_process_cannot_read_is_named(tmp_path: Path) -> None:
+    for index in range(16):
+        for split in ("train", "test"):
+            path = tmp_path / split / "ab"[index // 8] / f"{index:02}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.new("L", (28, 28), 16 * index).save(path)
+    row = int(np.random.default_rng((0, 0)).permutation(16)[7])  # the last of the first batch of 8
+    (tmp_path / "train" / "ab"[row // 8] / f"{row:02}.png").write_bytes(b"no image")
+    recipe = tmp_path / "folder.toml"
+    recipe.write_text(
+        'name = "folder"\n[model]\nvariant = "densenet-bc-10-4"\nweights = ""\nclasses = 2\n'
+        f'[data]\nname = "folder"\ndirectory = "{tmp_path}"\n[train]\nbatch_size = 8\n'
+    )
+    command = [sys.executable, "-m", "densenet_deploy.cli.app", "train", recipe, "-q"]
+    command += ["--processes", "2", "--out", tmp_path / "out"]
+    done = subprocess.run([*map(str, command)], capture_output=True, text=True)
+    assert done.returncode == 2
+    assert f"{row:02}.png cannot be read as an image" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
 def wait_for_ranks(parent: int) -> dict[int, int]:
     """Process ids of the ranks that a launcher started."""
     while True:
@@ -187,12 +221,15 @@ def test_alone_without_a_launcher(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_errors_of_ones_own_are_not_blamed_on_others() -> None:
-    with pytest.raises(RuntimeError, match="size mismatch"), others_alive(Processes(0, 2), "out"):
+    with (
+        pytest.raises(RuntimeError, match="size mismatch"),
+        others_alive(Processes(0, 2), Path("out")),
+    ):
         raise RuntimeError("size mismatch")
     with (
         pytest.raises(
-            TrainingError, match=r"another of the 2 processes ended .*continues from out"
+            TrainingError, match=r"another of the 2 processes ended .*nothing was saved yet"
         ),
-        others_alive(Processes(0, 2), "out"),
+        others_alive(Processes(0, 2), Path("out")),
     ):
         raise RuntimeError("[gloo/pair.cc:1] Connection closed by peer [127.0.0.1]:1")

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import pytest
+import torchvision
 
 from densenet_deploy.errors import RecipeError
-from densenet_deploy.inference_memory import infer_all
+from densenet_deploy.inference_memory import _network, infer_all
+from densenet_deploy.spec import variant
 from densenet_deploy.training_suite import InferenceMemory
 
 
@@ -20,6 +22,13 @@ def test_a_network_on_a_backend() -> None:
     assert found.to_dict()["peak_rss_bytes"] == found.peak_rss_bytes
 
 
+def test_whose_network_a_name_is() -> None:
+    assert isinstance(_network("resnet50"), torchvision.models.ResNet)
+    for name in ("densenet121", "densenet-bc-10-4", "resnet-preact-8"):
+        spec = _network(name).spec
+        assert spec == variant(name, (3, 224, 224)), name
+
+
 def test_an_unknown_network() -> None:
-    with pytest.raises(RecipeError, match="torchvision has no model 'x'"):
+    with pytest.raises(RecipeError, match="unknown model 'x'"):
         infer_all(InferenceMemory(("x",)), 1)

@@ -258,7 +258,18 @@ def test_timms_file_is_fetched_through_the_hub(hub: Server, tmp_path: Path) -> N
     path = fetch(on(hub), tmp_path)
     assert path == tmp_path / "timm-densenet121.ra_in1k.safetensors"
     assert path.read_bytes() == CONTENT
-    assert [file.name for file in tmp_path.iterdir()] == [path.name]
+    assert {file.name for file in tmp_path.iterdir()} == {path.name, f"{path.name}.sha256"}
+    hub.files.clear()
+    assert fetch(on(hub), tmp_path) == path
+
+
+def test_timms_file_is_checked_whenever_it_is_used(hub: Server, tmp_path: Path) -> None:
+    path = fetch(on(hub), tmp_path)
+    path.write_bytes(CONTENT[::-1])
+    with pytest.raises(CheckpointError, match=rf"has SHA-256 .*{DIGEST}.*Delete it"):
+        fetch(on(hub), tmp_path)
+    (tmp_path / f"{path.name}.sha256").unlink()  # as if it was put there by hand
+    assert fetch(on(hub), tmp_path) == path
 
 
 def change_content(server: Server) -> None:

@@ -75,6 +75,8 @@ def test_small_images(net: str) -> None:
         found = published_recipes()[f"paper/{net}/{setting}"]
         recipe, config = found.recipe, found.recipe.train
         assert found.error == error
+        assert ("not published in this setting" in recipe.description) == (error is None)
+        assert ("as published" in recipe.description) == (error is not None)
         name, classes = {"c10": ("cifar10", 10), "c100": ("cifar100", 100)}.get(
             setting.rstrip("+"), ("svhn", 10)
         )

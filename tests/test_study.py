@@ -144,6 +144,16 @@ def test_recipes_that_differ_in_more_than_models(
     assert not (tmp_path / "runs").exists()
 
 
+def test_what_is_named_twice_is_refused(suite: StudySuite, tmp_path: Path) -> None:
+    for repeated in ({"seeds": (1, 1)}, {"recipes": (suite.recipes[0],) * 2}):
+        with pytest.raises(RecipeError, match="must not be empty, and each be named once"):
+            study(suite, tmp_path / "runs", **repeated)  # type: ignore[arg-type]
+    paths = write(tmp_path, residual="dense")
+    with pytest.raises(RecipeError, match="dense is the name of two recipes"):
+        study(suite, tmp_path / "runs", recipes=paths)
+    assert not (tmp_path / "runs").exists()
+
+
 def test_nothing_is_selected(tmp_path: Path) -> None:
     recipe = load_recipe(write(tmp_path)[0])
     for changes in ({"validation_images": 8}, {"validation_images": 8, "select": "best"}):

@@ -279,11 +279,26 @@ def test_state_of_another_configuration_is_refused_and_kept(
     assert contents(tmp_path) == before
 
 
+@pytest.mark.parametrize("change", ["count", "labels"])
+def test_state_of_other_images_is_refused_and_kept(tmp_path: Path, change: str) -> None:
+    with pytest.raises(Killed):
+        run(tmp_path, track=killed_after(8))
+    before = contents(tmp_path)
+    images = small_images("train", 64 if change == "count" else 80)
+    if change == "labels":
+        images = replace(images, labels=images.labels[::-1].copy())
+    with pytest.raises(
+        CheckpointError, match=r"holds a run with another (training images, )?labels"
+    ):
+        run(tmp_path, images=images)
+    assert contents(tmp_path) == before
+
+
 def test_state_of_another_architecture_is_refused_and_kept(tmp_path: Path) -> None:
     with pytest.raises(Killed):
         run(tmp_path, track=killed_after(8))
     before = contents(tmp_path)
-    with pytest.raises(CheckpointError, match="holds a run of another architecture"):
+    with pytest.raises(CheckpointError, match="holds a run with another architecture"):
         run(tmp_path, name="densenet-bc-10-6")
     assert contents(tmp_path) == before
 

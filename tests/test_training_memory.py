@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 
-from densenet_deploy.errors import RecipeError
+from densenet_deploy import inference_memory
+from densenet_deploy.errors import BackendError, RecipeError
 from densenet_deploy.held_memory import Held, held_bytes
 from densenet_deploy.paired import Ratio
 from densenet_deploy.training_memory import Saved, at_most, measure_memory
 from densenet_deploy.training_step import TrainingStep
 from densenet_deploy.training_suite import (
     DepthSweep,
+    InferenceMemory,
     MemoryLimit,
     StepTask,
     TrainingMemorySuite,
@@ -43,6 +46,12 @@ def test_verdicts(limit: MemoryLimit, verdicts: tuple[str | None, ...], holds: b
     assert one.seconds.median == pytest.approx(1.2)
     assert (one.verdict, one.goal_verdict, one.seconds_verdict) == verdicts
     assert bool(one) == holds
+
+
+def test_a_peak_that_did_not_grow_has_no_share() -> None:
+    one = saved(MemoryLimit(MODEL, 2))
+    flat = replace(one, naive=replace(one.naive, peak_rss_bytes=0))
+    assert flat.peak is None and flat.to_dict()["peak_rss_ratio"] is None
 
 
 @pytest.mark.parametrize(
@@ -105,3 +114,21 @@ def test_what_cannot_be_measured_is_refused_first() -> None:
         measure_memory(suite, models=["x"])
     with pytest.raises(RecipeError, match="resnet50 recomputes nothing"):
         measure_memory(suite, models=[MODEL, "resnet50"])
+
+
+def test_nothing_is_measured_before_all_of_the_suite_is_known(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(
+        "densenet_deploy.training_memory._compare", lambda *_: pytest.fail("measured")
+    )
+    suite = TrainingMemorySuite("small", (MemoryLimit(MODEL, 2),))
+    with pytest.raises(RecipeError, match="depth 11 does not fit"):
+        measure_memory(replace(suite, sweep=DepthSweep((10, 11), growth_rate=4)))
+    with pytest.raises(RecipeError, match="unknown model 'x'"):
+        measure_memory(replace(suite, inference=InferenceMemory(("resnet50", "x"))))
+    monkeypatch.setattr(
+        inference_memory, "why_unavailable", lambda name: "gone" if name == "openvino" else ""
+    )
+    with pytest.raises(BackendError, match="openvino cannot run here: gone"):
+        measure_memory(replace(suite, inference=InferenceMemory(("resnet50",))))

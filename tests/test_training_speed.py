@@ -93,3 +93,12 @@ def test_what_is_recorded(asked: list[tuple[StepTask, ...]]) -> None:
     assert [step["images_per_second"] for step in told["steps"]] == [2 / 1.0, 2 / 1.25]
     assert told["suite"] == json.loads(json.dumps(suite.to_dict()))
     assert told["environment"]["torchvision"]
+
+
+def test_what_torchvision_lacks_is_not_compared_with_it(asked: list[tuple[StepTask, ...]]) -> None:
+    found = measure_speed(SUITE, models=[MODEL, MODEL])
+    assert {one.claim.baseline for one in found.judged} == {"naive"}
+    assert len(found.judged) == 2 * 2  # batch sizes and precisions
+    only = TrainingSpeedSuite("small", SUITE.comparisons[:1])
+    with pytest.raises(RecipeError, match=f"torchvision has no model '{MODEL}', and the suite"):
+        measure_speed(only, models=[MODEL])

@@ -55,7 +55,12 @@ def evaluate(
 
     if crops not in (1, 10):
         raise RecipeError(f"--crops {crops}", expected="1 or 10")
-    chosen = choose_recipe(recipe, model, weights, data_config(data, data_dir if data else ""))
+    images = data_config(data, data_dir if data else "")
+    if weights and not model and recipe != DEFAULT_RECIPE:
+        chosen = choose_recipe(recipe, data=images)
+        chosen = replace(chosen, model=replace(chosen.model, weights=weights))
+    else:
+        chosen = choose_recipe(recipe, model, weights, images)
     chosen = replace(chosen, data=whole(chosen.data, full, data_dir))
     accuracy, trained = evaluate_recipe(
         chosen, 10 if crops == 10 else 1, batch_size, device, tracker(quiet)

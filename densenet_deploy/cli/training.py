@@ -96,7 +96,7 @@ def _train(recipe: Recipe, out: Path, device: str, json: bool, quiet: bool) -> N
         try:
             records = pipeline.train_model(recipe, out, track, here)
         except DeployError as error:
-            if here.rank == 0:
+            if here.rank == 0 or hasattr(error, "__notes__"):  # of this process alone
                 raise
             raise typer.Exit(error.exit_code) from None
     if here.rank > 0:

@@ -54,7 +54,7 @@ def _saved(one: Saved) -> tuple[str, ...]:
         one.verdict or "-",
         _limit(limit.goal),
         one.goal_verdict or "-",
-        f"{one.peak:.2f}",
+        _limit(one.peak),
         f"{seconds.median:.2f}",
         f"[{seconds.low:.2f}, {seconds.high:.2f}]",
         _limit(limit.seconds),

@@ -58,7 +58,7 @@ def place(out: Path, name: str) -> Path:
 
 
 def write(picture: Picture, out: Path, inputs: Collection[Path] = ()) -> tuple[Path, Path]:
-    """Writes the picture and its data beside it, or neither.
+    """Writes the picture and its data beside it; none is replaced before both are complete.
 
     Args:
         picture: What to draw.

@@ -54,6 +54,23 @@ def test_a_file_of_another_tool(command: Command, tmp_path: Path) -> None:
     assert counted["preprocessing"]["interpolation"] == "bilinear"
 
 
+def test_weights_in_place_of_a_named_recipes(command: Command, tmp_path: Path) -> None:
+    """Neither architecture nor images are said but by the recipe."""
+    torch.save(load_file(SHIPPED), tmp_path / "other.pth")
+    recipe = (
+        'name = "x"\n[model]\nvariant = "densenet-bc-40-12"\nweights = "fashion-mnist"\n'
+        "[data]\ntest_images = 50\n"
+    )
+    (tmp_path / "x.toml").write_text(recipe)
+    options = ("--weights", tmp_path / "other.pth", "--json", "-q")
+    counted = json.loads(command("evaluate", tmp_path / "x.toml", *options).out)
+    assert counted["top1"] > 90 and counted["images"] == 50
+    absent = ("--weights", tmp_path / "absent.pth", "-q")
+    assert (
+        "absent.pth does not exist" in command("evaluate", tmp_path / "x.toml", *absent).refusal()
+    )
+
+
 @pytest.fixture(scope="module")
 def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A thousand classes, two of which have an image."""
