@@ -7,6 +7,9 @@ of processes and workers together.
 
 from __future__ import annotations
 
+import contextlib
+import signal
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -137,10 +140,26 @@ class ImagesInFolder:
             collate_fn=_unchanged,
             generator=torch.Generator(),  # the loader draws a seed; dropout's generator is not its
         )
-        for batch in loader:
-            if isinstance(batch, DataError):
-                raise batch
-            yield batch
+        with _handler_of_children():
+            for batch in loader:
+                if isinstance(batch, DataError):
+                    raise batch
+                yield batch
+
+
+@contextlib.contextmanager
+def _handler_of_children() -> Iterator[None]:
+    """Puts back what handles SIGCHLD: the loader leaves its own behind.
+
+    With it, and after other libraries had run, the kernel ended processes here by SIGSEGV when a
+    child of theirs ended.
+    """
+    before = signal.getsignal(signal.SIGCHLD) if hasattr(signal, "SIGCHLD") else None
+    try:
+        yield
+    finally:
+        if before is not None and threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGCHLD, before)
 
 
 def open_images(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import tracemalloc
 from collections.abc import Iterator
 from dataclasses import replace
@@ -397,3 +398,11 @@ def test_processes_share_the_cores(
     images = ImagesInFolder(list_files(str(folder), "train"), COLOUR)
     list(images.batches(replace(PHOTOGRAPHS, batch_size=12), 0, 0, Share(0, world)))
     assert started == [workers]
+
+
+def test_the_loaders_handler_of_children_does_not_stay(folder: Path) -> None:
+    before = signal.getsignal(signal.SIGCHLD)
+    images = ImagesInFolder(list_files(str(folder), "train"), COLOUR, workers=1)
+    for _ in images.batches(TrainConfig(batch_size=4), 0, 0):
+        pass
+    assert signal.getsignal(signal.SIGCHLD) == before

@@ -107,8 +107,8 @@ def test_without_limits_there_is_no_verdict() -> None:
 def test_nothing_is_compiled_where_something_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("densenet_deploy.weigh.prepare", pytest.fail)
     monkeypatch.setattr("densenet_deploy.weigh.engine_version", lambda backend: "1.0")
-    with pytest.raises(RecipeError, match="unknown model 'resnet50'"):
-        weigh(suite_of("densenet121"), models=("densenet121", "resnet50"))
+    with pytest.raises(RecipeError, match="unknown model 'vgg16'"):
+        weigh(suite_of("densenet121"), models=("densenet121", "vgg16"))
     monkeypatch.undo()
     monkeypatch.setattr("densenet_deploy.weigh.prepare", pytest.fail)
     monkeypatch.setitem(sys.modules, "tensorrt_rtx", None)
