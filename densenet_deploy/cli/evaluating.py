@@ -11,11 +11,13 @@ from densenet_deploy.choose import choose_recipe
 from densenet_deploy.cli import show
 from densenet_deploy.cli.options import (
     DEFAULT_RECIPE,
+    Architecture,
     DataDirectory,
     Full,
     Json,
     Quiet,
     RecipeArgument,
+    Weights,
     data_config,
     tracker,
     whole,
@@ -26,17 +28,8 @@ from densenet_deploy.recipe import DataName
 
 def evaluate(
     recipe: RecipeArgument = DEFAULT_RECIPE,
-    model: Annotated[
-        str, typer.Option("--model", help="Architecture, see `densenet-deploy models`.")
-    ] = "",
-    weights: Annotated[
-        str,
-        typer.Option(
-            "--weights",
-            help="Checkpoint: .safetensors, a torch state dict, or a published name such as "
-            "torchvision:IMAGENET1K_V1 or timm:densenet121.ra_in1k.",
-        ),
-    ] = "",
+    model: Architecture = "",
+    weights: Weights = "",
     data: Annotated[DataName | None, typer.Option("--data", help="Labelled images.")] = None,
     data_dir: DataDirectory = "",
     crops: Annotated[

@@ -57,6 +57,19 @@ def precisions(names: list[str] | None) -> tuple[Precision, ...]:
     return tuple(names or ())  # type: ignore[arg-type]
 
 
+Architecture = Annotated[
+    str, typer.Option("--model", help="Architecture, see `densenet-deploy models`.")
+]
+Weights = Annotated[
+    str,
+    typer.Option(
+        "--weights",
+        help="Checkpoint: .safetensors, a torch state dict, or a published name such as "
+        "torchvision:IMAGENET1K_V1 or timm:densenet121.ra_in1k.",
+    ),
+]
+
+
 def tracker(quiet: bool) -> Track:
     """The progress reporter a command passes on."""
     return silent if quiet else bar

@@ -12,6 +12,7 @@ from densenet_deploy.choose import choose_recipe
 from densenet_deploy.cli import show
 from densenet_deploy.cli.options import (
     DEFAULT_RECIPE,
+    Architecture,
     DataDirectory,
     Full,
     Json,
@@ -19,6 +20,7 @@ from densenet_deploy.cli.options import (
     Precisions,
     Quiet,
     RecipeArgument,
+    Weights,
     batch_bounds,
     checked,
     data_config,
@@ -83,17 +85,8 @@ def run(
 
 def export(
     recipe: RecipeArgument = DEFAULT_RECIPE,
-    model: Annotated[
-        str, typer.Option("--model", help="Architecture, see `densenet-deploy models`.")
-    ] = "",
-    weights: Annotated[
-        str,
-        typer.Option(
-            "--weights",
-            help="Checkpoint: .safetensors, a torch state dict, or a published name such as "
-            "torchvision:IMAGENET1K_V1 or timm:densenet121.ra_in1k.",
-        ),
-    ] = "",
+    model: Architecture = "",
+    weights: Weights = "",
     precision: Precisions = None,
     target: Annotated[
         Target | None, typer.Option("--target", help="What the graphs are lowered for, alone.")
