@@ -57,7 +57,7 @@ class DenseLayer(nn.Module):
         """New feature maps (N, k, H, W) from all earlier ones (N, C, H, W)."""
         new = features
         for (norm, convolution), rate in zip(self.triples(), self.dropout, strict=True):
-            new = convolution(functional.relu(norm(new)))
+            new = convolution(functional.relu(norm(new), inplace=True))
             if self.training and rate:
                 new = functional.dropout(new, rate)
         return new
@@ -106,7 +106,7 @@ class Transition(nn.Module):
         """(N, C, H, W) to (N, theta * C, H / 2, W / 2)."""
         if self.training and not self.dropout:
             return self._pooled_first(features)
-        new = self.conv(functional.relu(self.norm(features)))
+        new = self.conv(functional.relu(self.norm(features), inplace=True))
         if self.training:
             new = functional.dropout(new, self.dropout)
         return functional.avg_pool2d(new, 2)
@@ -115,7 +115,7 @@ class Transition(nn.Module):
         """The same up to rounding: a 1x1 convolution has a quarter of the pixels to read then."""
         if self.memory_efficient:
             return memory_efficient.transition(features, (self.norm, self.conv))
-        pooled = functional.avg_pool2d(functional.relu(self.norm(features)), 2)
+        pooled = functional.avg_pool2d(functional.relu(self.norm(features), inplace=True), 2)
         new: Tensor = self.conv(pooled)
         return new
 
@@ -185,7 +185,7 @@ class DenseNet(nn.Module):
         if self.training and self.memory_efficient and isinstance(norm, nn.BatchNorm2d):
             pooled = memory_efficient.head(self.features[:-1](images), norm)
         else:
-            features = functional.relu(self.features(images))
+            features = functional.relu(self.features(images), inplace=True)
             pooled = functional.adaptive_avg_pool2d(features, 1).flatten(1)
         logits: Tensor = self.classifier(pooled)
         return logits
@@ -202,7 +202,7 @@ def _stem(spec: DenseNetSpec) -> OrderedDict[str, nn.Module]:
     return OrderedDict(
         conv0=nn.Conv2d(channels, spec.init_channels, 7, stride=2, padding=3, bias=False),
         norm0=nn.BatchNorm2d(spec.init_channels),
-        relu0=nn.ReLU(),
+        relu0=nn.ReLU(inplace=True),
         pool0=nn.MaxPool2d(3, stride=2, padding=1),
     )
 

@@ -53,11 +53,11 @@ class PreactivationBlock(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         """(N, C, H, W) to (N, out, H / stride, W / stride)."""
-        active = functional.relu(self.norm1(features))
+        active = functional.relu(self.norm1(features), inplace=True)
         kept: Tensor = self.shortcut(active) if self.first else features
-        new: Tensor = self.conv2(functional.relu(self.norm2(self.conv1(active))))
+        new: Tensor = self.conv2(functional.relu(self.norm2(self.conv1(active)), inplace=True))
         if self.bottleneck:
-            new = self.conv3(functional.relu(self.norm3(new)))
+            new = self.conv3(functional.relu(self.norm3(new), inplace=True))
         return new + kept
 
 
@@ -114,7 +114,7 @@ def _small(spec: ResNetSpec) -> Iterator[tuple[str, nn.Module]]:
             channels = inner * EXPANSION[spec.block]
         yield f"layer{stage + 1}", blocks
     yield "norm", nn.BatchNorm2d(channels)
-    yield "relu", nn.ReLU()
+    yield "relu", nn.ReLU(inplace=True)
     yield "avgpool", nn.AdaptiveAvgPool2d(1)
     yield "flatten", nn.Flatten(1)
     yield "fc", nn.Linear(channels, spec.classes)
