@@ -18,7 +18,7 @@ from torch.nn.parallel import DistributedDataParallel
 from densenet_deploy.errors import TrainingError
 
 _CPU = torch.device("cpu")
-# The others wait while the first evaluates and saves; who dies is noticed at once all the same.
+# The others wait while one of a machine downloads; who dies is noticed at once all the same.
 _PATIENCE = timedelta(hours=12)
 
 
@@ -53,6 +53,12 @@ class Processes:
         yield
         if self.world > 1 and not self.local:
             self.total(torch.zeros(1))
+
+    def share_buffers(self, network: nn.Module) -> None:
+        """Gives all processes the first's buffers, which are its running statistics."""
+        if self.world > 1:
+            for buffer in network.buffers():
+                distributed.broadcast(buffer, 0)
 
     def total(self, values: Tensor) -> Tensor:
         """The sum over the processes, of values in the CPU's memory."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 
 from densenet_deploy import data
 from densenet_deploy.data import ImageSet, check_labels
+from densenet_deploy.distributed import ALONE, Processes
 from densenet_deploy.errors import DataError
 from densenet_deploy.image_files import ImageFiles, list_files
 from densenet_deploy.preprocess import Preprocessing
@@ -58,6 +60,7 @@ def evaluate(
     batch_size: int = 250,
     crops: Crops = 1,
     track: Track = silent,
+    processes: Processes = ALONE,
 ) -> Accuracy:
     """Accuracy in fp32 and evaluation mode, on the device of the model's parameters.
 
@@ -72,6 +75,7 @@ def evaluate(
         batch_size: Crops that go through the network at once, at least those of one image.
         crops: 1 for the centre; 10 for the corners, the centre and their mirror images.
         track: Progress reporter.
+        processes: This process among those that share the images; all get the accuracy on all.
 
     Raises:
         DataError: No images, unreadable ones, labels the model has no class for, or ten crops of
@@ -85,25 +89,42 @@ def evaluate(
             expected="a preprocessing that resizes to more than the crop",
             remedy="evaluate with a single crop",
         )
-    per_batch = max(batch_size // crops, 1)
-    starts = range(0, len(images), per_batch)
+    share = math.ceil(len(images) / processes.world)
+    size = max(min(batch_size // crops, share), 1)
+    starts = range(0, len(images), size)
+    batches = [range(start, min(start + size, len(images))) for start in starts]
     training = model.training
     model.eval()
-    hits = np.zeros(2, np.int64)
     try:
         with torch.inference_mode():
-            for start in track(starts, "Evaluating (batches)"):
-                rows = range(start, min(start + per_batch, len(images)))
-                pixels = np.concatenate(list(_views(images, rows, preprocessing, crops)))
-                logits = _logits(model, preprocessing.normalise(pixels))
-                if start == 0:
-                    check_labels(images, logits.shape[1])
-                logits = logits.reshape(len(rows), crops, -1).mean(1)
-                hits += _hits(logits, images.labels[rows.start : rows.stop])
+            mine = track(batches[processes.rank :: processes.world], "Evaluating (batches)")
+            hits, classes = _count(model, images, preprocessing, mine, crops)
     finally:
         model.train(training)
-    top1, top5 = (100 * int(count) / len(images) for count in hits)
-    return Accuracy(top1, top5 if logits.shape[1] > 5 else None, len(images), crops, images.source)
+    # a process without images does not know how many classes there are
+    first, among_five, many = processes.total(torch.tensor([*hits, classes > 5])).tolist()
+    top1, top5 = 100 * first / len(images), 100 * among_five / len(images)
+    return Accuracy(top1, top5 if many else None, len(images), crops, images.source)
+
+
+def _count(
+    model: nn.Module,
+    images: ImageSet | ImageFiles,
+    preprocessing: Preprocessing,
+    batches: Iterable[range],
+    crops: Crops,
+) -> tuple[NDArray[np.int64], int]:
+    """How many images have their class first, and among the first five; and how many classes."""
+    hits, classes = np.zeros(2, np.int64), 0
+    for rows in batches:
+        labels = images.labels[rows.start : rows.stop]
+        pixels = np.concatenate(list(_views(images, rows, preprocessing, crops)))
+        logits = _logits(model, preprocessing.normalise(pixels))
+        if not classes:
+            classes = logits.shape[1]
+            check_labels(images, classes)
+        hits += _hits(logits.reshape(len(rows), crops, -1).mean(1), labels)
+    return hits, classes
 
 
 def test_images(config: DataConfig, preprocessing: Preprocessing) -> ImageSet | ImageFiles:

@@ -27,7 +27,7 @@ from densenet_deploy.checkpoint import CheckpointInfo
 from densenet_deploy.data import ImageSet, check_labels
 from densenet_deploy.distributed import ALONE, Processes, others_alive, synchronise_batchnorm
 from densenet_deploy.errors import DataError, RecipeError, TrainingError
-from densenet_deploy.evaluate import evaluate
+from densenet_deploy.evaluate import Accuracy, evaluate
 from densenet_deploy.image_files import ImageFiles
 from densenet_deploy.model import DenseNet, Network
 from densenet_deploy.preprocess import Preprocessing
@@ -91,9 +91,10 @@ def train(
         with others_alive(processes, out / STATE):
             learner.step(batch, position, steps)
         if position.step == steps:
+            with others_alive(processes, out / STATE):
+                accuracy = _accuracy(model, evaluation, preprocessing, processes)
+            records.append(_record(position, steps, config, accuracy))
             if writes:
-                record = _close_epoch(model, evaluation, preprocessing, position, steps, config)
-                records.append(record)
                 result.keep_best(records)
                 write_log(out / "metrics.jsonl", records)
             position = Position(epoch=position.epoch + 1)
@@ -244,22 +245,27 @@ def _remaining(
             raise
 
 
-def _close_epoch(
+def _accuracy(
     model: Network,
     evaluation: ImageSet | ImageFiles,
     preprocessing: Preprocessing,
-    position: Position,
-    steps: int,
-    config: TrainConfig,
-) -> Record:
+    processes: Processes,
+) -> Accuracy:
+    """Of the weights as they would be saved now; the processes share the images."""
+    processes.share_buffers(model)
+    return evaluate(model, evaluation, preprocessing, processes=processes)
+
+
+def _record(position: Position, steps: int, config: TrainConfig, accuracy: Accuracy) -> Record:
+    """What the log says of an epoch."""
     seen = steps * config.batch_size
     rate = learning_rate(config, position.epoch + (steps - 1) / steps)
     return {
         "epoch": position.epoch + 1,
         "loss": round(position.loss_sum / seen, 5),
         "train_top1": round(100 * position.correct / seen, 3),
-        "evaluation_top1": round(evaluate(model, evaluation, preprocessing).top1, 3),
-        "evaluation_images": len(evaluation),
+        "evaluation_top1": round(accuracy.top1, 3),
+        "evaluation_images": accuracy.images,
         "learning_rate": round(rate, 6),
         "seconds": round(position.seconds, 1),
     }

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -19,9 +20,11 @@ from PIL import Image
 from safetensors.torch import load_file
 from torch import nn
 
+from densenet_deploy.checkpoint import read_info
 from densenet_deploy.data import ImageSet
 from densenet_deploy.distributed import ALONE, Processes, join, others_alive, synchronise_batchnorm
 from densenet_deploy.errors import TrainingError
+from densenet_deploy.evaluate import evaluate
 from densenet_deploy.model import create_model
 
 RECIPE = """
@@ -41,9 +44,12 @@ sync_batchnorm = {synchronised}
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory, sample: tuple[ImageSet, ImageSet]) -> Path:
-    """96 + 40 images of Fashion-MNIST in its own format."""
-    folder = tmp_path_factory.mktemp("data")
-    for prefix, images, count in (("train", sample[0], 96), ("t10k", sample[1], 40)):
+    return written(tmp_path_factory.mktemp("data"), sample, 40)
+
+
+def written(folder: Path, sample: tuple[ImageSet, ImageSet], tested: int) -> Path:
+    """96 training images of Fashion-MNIST in its own format, and some test images."""
+    for prefix, images, count in (("train", sample[0], 96), ("t10k", sample[1], tested)):
         pixels, labels = images.pixels[:count, ..., 0], images.labels[:count].astype(np.uint8)
         for kind, values in (("images-idx3", pixels), ("labels-idx1", labels)):
             header = bytes([0, 0, 8, values.ndim]) + np.array(values.shape, ">i4").tobytes()
@@ -92,6 +98,24 @@ def test_two_processes_are_one_with_the_same_batch(tmp_path: Path, folder: Path)
     assert_close(halves, apart, "weight|bias")
     difference = max(float((whole[name] - apart[name]).abs().max()) for name in whole)
     assert difference > 1e-3  # so the comparisons above can fail
+
+
+@pytest.mark.parametrize("tested", [39, 1])
+def test_processes_share_the_evaluation(
+    tmp_path: Path, sample: tuple[ImageSet, ImageSet], tested: int
+) -> None:
+    """Of the first's running statistics; also where there are images for one process alone."""
+    (tmp_path / "data").mkdir()
+    data = written(tmp_path / "data", sample, tested)
+    weights, record = trained(data, tmp_path / "run", 2, 1, 1, False)
+    network = create_model("densenet-bc-10-4", (1, 28, 28), 10)
+    network.load_state_dict(weights)
+    images = replace(sample[1], pixels=sample[1].pixels[:tested], labels=sample[1].labels[:tested])
+    info = read_info(Path(str(record["weights"])))
+    assert info is not None
+    alone = evaluate(network, images, info.preprocessing)
+    assert record["evaluation_top1"] == round(alone.top1, 3)
+    assert record["evaluation_images"] == tested
 
 
 def test_a_killed_process_ends_the_job_and_the_state_is_usable(
