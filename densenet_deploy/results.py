@@ -130,8 +130,10 @@ class Measurement:
 
 
 def milliseconds(seconds: float | None) -> str:
-    """Seconds as milliseconds with three digits; `-` for what was not measured."""
-    return "-" if seconds is None else f"{1000 * seconds:.3g}"
+    """Seconds as milliseconds with three digits, all before the point; `-` if not measured."""
+    if seconds is None:
+        return "-"
+    return f"{1000 * seconds:.3g}" if seconds < 0.1 else f"{1000 * seconds:.0f}"
 
 
 @dataclass(frozen=True)

@@ -114,7 +114,7 @@ class TrainingMemory:
         threads: CPU threads.
         pairs: Rounds.
         saved: Every claim.
-        swept: Networks of rising depth, naive and memory-efficient in turn.
+        swept: Networks of rising depth, of which nothing is claimed.
         inferred: Networks in inference.
     """
 
@@ -122,7 +122,7 @@ class TrainingMemory:
     threads: int
     pairs: int
     saved: tuple[Saved, ...]
-    swept: tuple[Held, ...]
+    swept: tuple[Saved, ...]
     inferred: tuple[Inferred, ...]
 
     def __bool__(self) -> bool:
@@ -130,7 +130,6 @@ class TrainingMemory:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
-        claimed = [held for one in self.saved for held in (one.naive, one.efficient)]
         return {
             "schema_version": SCHEMA_VERSION,
             "suite": self.suite.to_dict(),
@@ -140,7 +139,8 @@ class TrainingMemory:
             "method": " ".join((held_memory.METHOD, training_step.METHOD, inference_memory.METHOD)),
             "environment": environment.describe(),
             "comparisons": [record.to_dict() for record in self.saved],
-            "points": [_point(held) for held in (*self.swept, *claimed)],
+            "sweep": [record.to_dict() for record in self.swept],
+            "points": [point for one in (*self.swept, *self.saved) for point in _points(one)],
             "inference": [record.to_dict() for record in self.inferred],
         }
 
@@ -174,14 +174,13 @@ def measure_memory(
         DeployError: A model is unknown, a backend cannot run here, or a process died.
     """
     threads, rounds = suite.threads or usable_cores(), pairs or suite.pairs
-    block = suite.block if rounds % suite.block == 0 else 1
     claims = {limit.model: limit for limit in suite.limits}
     limits = [claims.get(name, MemoryLimit(name, _BATCH)) for name in models or claims]
     _refuse(suite, limits, only_limits=bool(models))
-    saved = tuple(_compare(limit, threads, rounds, block, track) for limit in limits)
+    saved = tuple(_compare(limit, threads, rounds, suite.block, track) for limit in limits)
     if models:
         return TrainingMemory(suite, threads, rounds, saved, (), ())
-    swept = _sweep(suite.sweep, threads, track) if suite.sweep else ()
+    swept = _sweep(suite.sweep, threads, suite.block, track) if suite.sweep else ()
     inferred = infer_all(suite.inference, threads, track)
     return TrainingMemory(suite, threads, rounds, saved, swept, inferred)
 
@@ -200,29 +199,33 @@ def _refuse(suite: TrainingMemorySuite, limits: Sequence[MemoryLimit], only_limi
 
 def _compare(limit: MemoryLimit, threads: int, rounds: int, block: int, track: Track) -> Saved:
     tasks = [StepTask(limit.model, mode, limit.batch) for mode in _MODES]
+    block = block if rounds % block == 0 else 1
     title = f"{limit.model}, "
     found = [held_memory.measure(t, threads) for t in track(tasks, f"{title}memory", len(tasks))]
     seconds = take_turns(tasks, rounds, block, threads, track, f"{title}step time")
     return Saved(limit, found[0], found[1], seconds[0], seconds[1], block)
 
 
-def _sweep(sweep: DepthSweep, threads: int, track: Track) -> tuple[Held, ...]:
-    tasks = [
-        StepTask(sweep.model(depth), mode, sweep.batch) for depth in sweep.depths for mode in _MODES
-    ]
-    return tuple(held_memory.measure(task, threads) for task in track(tasks, "Depths", len(tasks)))
+def _sweep(sweep: DepthSweep, threads: int, block: int, track: Track) -> tuple[Saved, ...]:
+    limits = [MemoryLimit(sweep.model(depth), sweep.batch) for depth in sweep.depths]
+    return tuple(_compare(limit, threads, sweep.pairs, block, track) for limit in limits)
 
 
-def _point(held: Held) -> dict[str, Any]:
-    """One network in one mode, with what a figure over depth needs."""
-    spec = _densenet(held.task.model)
+def _points(one: Saved) -> list[dict[str, Any]]:
+    """A network in either mode, with what a figure over depth needs."""
+    spec = _densenet(one.limit.model)
     kind = ("b" if spec.bottleneck else "") + ("c" if spec.compression < 1 else "")
     architecture = {
         "variant": kind or "plain",
         "depth": spec.depth,
         "growth_rate": spec.growth_rate,
+        "input_shape": spec.input_shape,
     }
-    return held.to_dict() | {"input_shape": spec.input_shape} | architecture
+    modes = ((one.naive, one.naive_seconds), (one.efficient, one.efficient_seconds))
+    return [
+        held.to_dict() | {"step_seconds": statistics.median(seconds)} | architecture
+        for held, seconds in modes
+    ]
 
 
 def _densenet(name: str) -> DenseNetSpec:

@@ -67,16 +67,18 @@ class DepthSweep:
         growth_rate: k.
         variant: Without or with bottlenecks and compression, see `spec.cifar`.
         batch: Images of a step.
+        pairs: Rounds, in each of which a step of either mode is timed once.
     """
 
     depths: tuple[int, ...]
     growth_rate: int = 12
     variant: Literal["plain", "b", "c", "bc"] = "bc"
     batch: int = 16
+    pairs: int = 8
 
     def __post_init__(self) -> None:
-        if list(self.depths) != sorted(set(self.depths)) or self.batch < 1:
-            raise ValueError("depths must rise and batch be positive")
+        if list(self.depths) != sorted(set(self.depths)) or min(self.batch, self.pairs) < 1:
+            raise ValueError("depths must rise, and batch and pairs be positive")
 
     def model(self, depth: int) -> str:
         """The architecture's name."""

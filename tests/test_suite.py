@@ -287,7 +287,7 @@ def steps(**values: Any) -> dict[str, Any]:
         (limit(held=0), "limits[0]: held, goal and seconds must be positive"),
         (limit(batch=0), "limits[0]: batch must be positive"),
         (MEMORY | {"sweep": {"depths": [40, 22]}}, "sweep: depths must rise"),
-        (MEMORY | {"sweep": {"depths": [22], "batch": 0}}, "sweep: depths must rise and batch"),
+        (MEMORY | {"sweep": {"depths": [22], "batch": 0}}, "sweep: depths must rise, and batch"),
         (MEMORY | {"inference": {"batch_sizes": []}}, "inference: batch_sizes must be positive"),
         (MEMORY | {"block": 7}, "pairs must be at least 20, and a multiple of block"),
         (MEMORY | {"threads": -1}, "threads must not be negative"),

@@ -102,8 +102,10 @@ def test_a_suite_on_tiny_nets() -> None:
     for (depth, mode), point in points.items():
         assert (point["variant"], point["growth_rate"]) == ("bc", 4)
         assert (point["batch"], point["input_shape"]) == (1 if depth == 10 else 2, [3, 32, 32])
-        assert point["held_bytes"] > 0 and point["peak_rss_bytes"] == 1
+        assert point["held_bytes"] > 0 and point["peak_rss_bytes"] == point["step_seconds"] == 1
         assert point["held_bytes"] <= points[depth, "naive"]["held_bytes"], mode
+    (swept,) = told["sweep"]
+    assert (swept["seconds_ratio"]["pairs"], swept["limit"]) == (8, None)
     assert told["passed"] and told["environment"]["packages"]["torch"]
     assert told["suite"] == json.loads(json.dumps(suite.to_dict()))
 

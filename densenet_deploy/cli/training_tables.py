@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 from typing import TYPE_CHECKING
 
 import typer
@@ -11,7 +12,6 @@ from densenet_deploy.paired import LEAST_PAIRS
 from densenet_deploy.results import milliseconds
 
 if TYPE_CHECKING:
-    from densenet_deploy.held_memory import Held
     from densenet_deploy.inference_memory import Inferred
     from densenet_deploy.training_memory import Saved, TrainingMemory
     from densenet_deploy.training_speed import Judged, TrainingSpeed
@@ -20,7 +20,10 @@ _SAVED = (
     *("model", "batch", "naive MB", "held MB", "ratio", "limit", "verdict", "goal", "verdict"),
     *("peak ratio", "step ratio", "95 % interval", "limit", "verdict"),
 )
-_SWEPT = ("model", "batch", "naive MB", "held MB", "ratio", "naive peak MB", "peak MB")
+_SWEPT = (
+    *("model", "batch", "naive MB", "held MB", "ratio", "naive peak MB", "peak MB"),
+    *("naive ms", "ms", "step ratio"),
+)
 _INFERRED = ("model", "backend", "batch", "live MB", "loaded MB", "peak MB")
 _SPEED = (
     *("model", "batch", "precision", "candidate", "ms", "over", "ms", "speed-up"),
@@ -34,8 +37,7 @@ def memory(found: TrainingMemory) -> None:
     show.table(_SAVED, map(_saved, found.saved), f"{title}{found.threads} threads")
     if found.swept:
         typer.echo()
-        pairs = zip(found.swept[::2], found.swept[1::2], strict=True)
-        show.table(_SWEPT, (_swept(*pair) for pair in pairs), "Depth")
+        show.table(_SWEPT, map(_swept, found.swept), "Depth")
     if found.inferred:
         typer.echo()
         show.table(_INFERRED, map(_inferred, found.inferred), "Inference")
@@ -62,15 +64,18 @@ def _saved(one: Saved) -> tuple[str, ...]:
     )
 
 
-def _swept(naive: Held, efficient: Held) -> tuple[str, ...]:
+def _swept(one: Saved) -> tuple[str, ...]:
+    sizes = (one.naive.peak_rss_bytes, one.efficient.peak_rss_bytes)
+    medians = map(statistics.median, (one.naive_seconds, one.efficient_seconds))
     return (
-        naive.task.model,
-        str(naive.task.batch),
-        _megabytes(naive.held_bytes),
-        _megabytes(efficient.held_bytes),
-        f"{efficient.held_bytes / naive.held_bytes:.3f}",
-        _megabytes(naive.peak_rss_bytes),
-        _megabytes(efficient.peak_rss_bytes),
+        one.limit.model,
+        str(one.limit.batch),
+        _megabytes(one.naive.held_bytes),
+        _megabytes(one.efficient.held_bytes),
+        f"{one.held:.3f}",
+        *map(_megabytes, sizes),
+        *map(milliseconds, medians),
+        f"{one.seconds.median:.2f}",
     )
 
 

@@ -1,14 +1,15 @@
-"""Memory of training against depth: what our networks hold, beside what the authors report.
+"""Memory and time of training against depth: ours, beside the memory that the authors report.
 
-The two are different quantities, so each has a panel of its own: ours is what one forward pass
+The memories are different quantities, so each has a panel of its own: ours is what one forward pass
 keeps for the backward pass, theirs is the memory of a GPU that trains.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -16,31 +17,38 @@ from densenet_deploy.errors import DataError
 from densenet_deploy.figures.drawing import COLOURS, MARKERS, grid
 from densenet_deploy.figures.picture import Picture
 from densenet_deploy.published_results import MemorySeries, load
+from densenet_deploy.results import milliseconds
 
 MODES = ("naive", "memory-efficient")
 _KINDS = {"plain": "DenseNet", "b": "DenseNet-B", "c": "DenseNet-C", "bc": "DenseNet-BC"}
 _PUBLISHED = "Published: {source}; memory of a GPU that trains DenseNet-BC (k = 12)."
 _MEASURED = (
     "Ours: {source}; bytes that one forward pass in training keeps for the backward pass, without "
-    "parameters and batch. The panels show different quantities on different machines."
+    "parameters and batch; dotted, by how much a step raises the resident set of a fresh process; "
+    "median time of a step. Published and measured memory are different quantities on different "
+    "machines."
 )
 
 
 @dataclass(frozen=True)
-class Held:
-    """What a training step of one network holds.
+class Step:
+    """What a training step of one network takes.
 
     Attributes:
         depth: Layers.
         held_bytes: Kept from the forward pass for the backward pass.
+        peak_rss_bytes: By how much the resident set grew.
+        step_seconds: Median time.
     """
 
     depth: int
     held_bytes: int
+    peak_rss_bytes: int
+    step_seconds: float
 
 
 @dataclass(frozen=True)
-class HeldSeries:
+class StepSeries:
     """Networks that differ in depth alone.
 
     Attributes:
@@ -51,10 +59,10 @@ class HeldSeries:
 
     name: str
     mode: str
-    points: tuple[Held, ...]
+    points: tuple[Step, ...]
 
 
-def read_results(path: Path) -> list[HeldSeries]:
+def read_results(path: Path) -> list[StepSeries]:
     """The curves in the results of a training-memory suite: whatever has two depths or more.
 
     Raises:
@@ -75,19 +83,27 @@ def read_results(path: Path) -> list[HeldSeries]:
     return curves
 
 
-def _curves(points: Sequence[Mapping[str, Any]]) -> list[HeldSeries]:
-    found: dict[tuple[str, str], dict[int, int]] = {}
+def _curves(points: Sequence[Mapping[str, Any]]) -> list[StepSeries]:
+    found: dict[tuple[str, str], dict[int, Step]] = {}
     for point in points:
-        depth, size, mode = point["depth"], point["held_bytes"], point["mode"]
-        if type(depth) is not int or type(size) is not int or min(depth, size) < 1:
-            raise ValueError(f"depth {depth}: {size} bytes")
-        if mode in MODES:
-            found.setdefault((_name(point), mode), {})[depth] = size
+        if point["mode"] in MODES:
+            step = _step(point)
+            found.setdefault((_name(point), point["mode"]), {}).setdefault(step.depth, step)
     return [
-        HeldSeries(name, mode, tuple(Held(*one) for one in sorted(sizes.items())))
-        for (name, mode), sizes in found.items()
-        if len(sizes) > 1
+        StepSeries(name, mode, tuple(steps[depth] for depth in sorted(steps)))
+        for (name, mode), steps in found.items()
+        if len(steps) > 1
     ]
+
+
+def _step(point: Mapping[str, Any]) -> Step:
+    step = Step(**{field.name: point[field.name] for field in fields(Step)})
+    whole = (step.depth, step.held_bytes, step.peak_rss_bytes)
+    if any(type(number) is not int for number in whole) or min(step.depth, step.held_bytes) < 1:
+        raise ValueError(f"{step}")
+    if step.peak_rss_bytes < 0 or not 0 < step.step_seconds < math.inf:
+        raise ValueError(f"{step}")
+    return step
 
 
 def _name(point: Mapping[str, Any]) -> str:
@@ -99,7 +115,7 @@ def _name(point: Mapping[str, Any]) -> str:
     )
 
 
-def memory(measured: Sequence[HeldSeries] = (), source: str = "") -> Picture:
+def memory(measured: Sequence[StepSeries] = (), source: str = "") -> Picture:
     """The authors' curves, and ours beside them where some were measured.
 
     Args:
@@ -108,12 +124,15 @@ def memory(measured: Sequence[HeldSeries] = (), source: str = "") -> Picture:
     """
     published = load().memory
     lines = [
-        (series.name, series.mode, str(one.depth), f"{one.held_bytes / 1e6:.1f} MB")
+        (
+            *(series.name, series.mode, str(one.depth), f"{one.held_bytes / 1e6:.1f} MB"),
+            f"{milliseconds(one.step_seconds)} ms",
+        )
         for series in measured
         for one in series.points
     ]
     lines += [
-        (series.name, "published", str(point.depth), f"{point.gigabytes:.2f} GB")
+        (series.name, "published", str(point.depth), f"{point.gigabytes:.2f} GB", "")
         for series in published.series
         for point in series.points
     ]
@@ -122,20 +141,21 @@ def memory(measured: Sequence[HeldSeries] = (), source: str = "") -> Picture:
         caption = f"{_MEASURED.format(source=source)} {caption}"
     return Picture(
         name="memory",
-        title="Memory of training against depth",
+        title=f"Memory {'and time ' if measured else ''}of training against depth",
         caption=caption,
         data={"published": asdict(published), "measured": [asdict(one) for one in measured]},
-        header=("model", "mode", "depth", "memory"),
+        header=("model", "mode", "depth", "memory", "step"),
         lines=lines,
-        size=(12, 5) if measured else (7, 5),
+        size=(16, 5) if measured else (7, 5),
         draw=lambda figure: _draw(figure, measured, published.series),
     )
 
 
-def _draw(figure: Any, measured: Sequence[HeldSeries], series: Sequence[MemorySeries]) -> None:
-    panels = figure.subplots(1, 2 if measured else 1, squeeze=False)[0]
+def _draw(figure: Any, measured: Sequence[StepSeries], series: Sequence[MemorySeries]) -> None:
+    panels = figure.subplots(1, 3 if measured else 1, squeeze=False)[0]
     if measured:
-        _draw_measured(panels[0], measured)
+        _draw_measured(panels[0], measured, "held for the backward pass, MB", _megabytes)
+        _draw_measured(panels[1], measured, "a training step, s", lambda one: one.step_seconds)
     published = panels[-1]
     for index, one in enumerate(series):
         style = "--" if one.name.startswith("Lua") else "-"
@@ -147,18 +167,27 @@ def _draw(figure: Any, measured: Sequence[HeldSeries], series: Sequence[MemorySe
     _finish(published)
 
 
-def _draw_measured(axes: Any, measured: Sequence[HeldSeries]) -> None:
+def _draw_measured(
+    axes: Any, measured: Sequence[StepSeries], what: str, value: Callable[[Step], float]
+) -> None:
     names = list(dict.fromkeys(series.name for series in measured))
     for series in measured:
-        colour = COLOURS[names.index(series.name) % len(COLOURS)]
         efficient = series.mode == MODES[1]
         look = {"marker": "o" if efficient else "s", "linestyle": "-" if efficient else "--"}
-        xs, ys = zip(*((one.depth, one.held_bytes / 1e6) for one in series.points), strict=True)
+        look["color"] = COLOURS[names.index(series.name) % len(COLOURS)]
         label = series.mode if len(names) == 1 else f"{series.mode}, {series.name}"
-        axes.plot(xs, ys, color=colour, label=label, **look)
-    grid(axes, "depth L, layers", "held for the backward pass, MB")
+        depths = [one.depth for one in series.points]
+        axes.plot(depths, list(map(value, series.points)), label=label, **look)
+        if value is _megabytes:
+            peaks = [one.peak_rss_bytes / 1e6 for one in series.points]
+            axes.plot(depths, peaks, color=look["color"], linestyle=":")
+    grid(axes, "depth L, layers", what)
     axes.set_title(f"ours: {names[0]}" if len(names) == 1 else "ours", fontsize=10)
     _finish(axes)
+
+
+def _megabytes(one: Step) -> float:
+    return one.held_bytes / 1e6
 
 
 def _finish(axes: Any) -> None:

@@ -243,8 +243,7 @@ def test_a_training_memory_suite(
         assert asked[:2] == (["densenet-bc-16-4"], 20)
         one = saved(suite.limits[0])
         inferred = Inferred("net", "openvino", 8, None, 10**6, 2 * 10**6)
-        swept = (one.naive, one.efficient)
-        return TrainingMemory(suite, 1, 20, (one,), swept, (inferred,))
+        return TrainingMemory(suite, 1, 20, (one,), (one,), (inferred,))
 
     monkeypatch.setattr("densenet_deploy.training_memory.measure_memory", found)
     asked = ("suite", path, "--model", "densenet-bc-16-4", "--pairs", "20", "-q")
@@ -255,6 +254,8 @@ def test_a_training_memory_suite(
     row = next(line for line in lines if line[:1] == ["densenet-bc-16-4"])
     assert row[1:9] == ["2", "0.0", "0.0", "0.200", "0.50", "pass", "0.10", "fail"]
     assert row[9:] == ["0.40", "1.00", "[1.00,", "1.00]", "0.50", "fail"]
+    swept = [line for line in lines if line[:1] == ["densenet-bc-16-4"]][1]
+    assert swept[1:] == ["2", "0.0", "0.0", "0.200", "0.0", "0.0", "1000", "1000", "1.00"]
     assert ["net", "openvino", "8", "unknown", "1.0", "2.0"] in lines
     told = json.loads((tmp_path / "held.json").read_text(encoding="utf-8"))
     assert [point["depth"] for point in told["points"]] == [16] * 4 and not told["passed"]

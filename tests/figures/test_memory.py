@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from densenet_deploy.errors import DataError
-from densenet_deploy.figures.memory import Held, memory, read_results
+from densenet_deploy.figures.memory import Step, memory, read_results
 from tests.figures.conftest import Drawn
 
 
@@ -22,6 +22,7 @@ def point(depth: int, mode: str, size: int, **changed: Any) -> dict[str, Any]:
         "precision": "fp32",
         "held_bytes": size,
         "peak_rss_bytes": 2 * size,
+        "step_seconds": 0.25,
         "variant": "bc",
         "depth": depth,
         "growth_rate": 12,
@@ -50,13 +51,15 @@ def test_published_curves_alone(drawn: Drawn) -> None:
 def test_measured_curves(tmp_path_factory: pytest.TempPathFactory, drawn: Drawn) -> None:
     path = results(tmp_path_factory.mktemp("in") / "training-memory.json", SWEEP)
     naive, efficient = read_results(path)
-    assert (naive.mode, naive.points) == ("naive", (Held(40, 3_000_000), Held(100, 9_000_000)))
+    assert (naive.mode, naive.points) == (
+        *("naive", (Step(40, 3_000_000, 6_000_000, 0.25), Step(100, 9_000_000, 18_000_000, 0.25))),
+    )
     assert naive.name == efficient.name == "DenseNet-BC (k = 12), batch 16 of 3x32x32, fp32"
     picture = memory([naive, efficient], path.name)
     said = drawn(picture)
     assert [one["mode"] for one in said["measured"]] == ["naive", "memory-efficient"]
     assert "training-memory.json" in said["caption"]
-    assert picture.lines[0] == (naive.name, "naive", "40", "3.0 MB")
+    assert picture.lines[0] == (naive.name, "naive", "40", "3.0 MB", "250 ms")
 
 
 def test_what_is_no_sweep_is_left_out(tmp_path: Path) -> None:
@@ -88,6 +91,9 @@ def test_several_sweeps_are_drawn(tmp_path_factory: pytest.TempPathFactory, draw
         json.dumps({"points": [point(40, "naive", 1, variant=3), point(46, "naive", 1)]}),
         json.dumps({"points": [point(40, "naive", 1, input_shape=3), point(46, "naive", 1)]}),
         json.dumps({"points": [{"depth": 40}]}),
+        json.dumps({"points": [point(d, "naive", 1, peak_rss_bytes=-1) for d in (40, 46)]}),
+        json.dumps({"points": [point(d, "naive", 1, step_seconds=0) for d in (40, 46)]}),
+        json.dumps({"points": [point(d, "naive", 1, step_seconds="x") for d in (40, 46)]}),
         json.dumps({"points": [point(40, ["naive"], 1), point(46, "naive", 1)]}),  # type: ignore[arg-type]
     ],
 )
@@ -109,17 +115,23 @@ def test_the_suite_that_measures_writes_what_is_drawn(tmp_path: Path) -> None:
     """Points as the suite's own code makes them, measured on tiny networks."""
     from densenet_deploy import held_memory, training_memory
     from densenet_deploy.training_step import TrainingStep
-    from densenet_deploy.training_suite import DepthSweep, StepTask
+    from densenet_deploy.training_suite import DepthSweep, MemoryLimit, Mode, StepTask
+
+    def held(mode: Mode) -> held_memory.Held:
+        task = StepTask(limit.model, mode, limit.batch)
+        return held_memory.Held(task, held_memory.held_bytes(TrainingStep(task)), 1)
 
     sweep = DepthSweep((10, 16), growth_rate=4, batch=2)
     points = []
     for depth in sweep.depths:
-        for mode in ("naive", "memory-efficient"):
-            task = StepTask(sweep.model(depth), mode, sweep.batch)  # type: ignore[arg-type]
-            size = held_memory.held_bytes(TrainingStep(task))
-            points.append(training_memory._point(held_memory.Held(task, size, 1)))
+        limit = MemoryLimit(sweep.model(depth), sweep.batch)
+        saved = training_memory.Saved(
+            limit, held("naive"), held("memory-efficient"), (1.0, 3.0), (2.0,), 1
+        )
+        points += training_memory._points(saved)
     found = read_results(results(tmp_path / "x.json", points))
     assert [one.mode for one in found] == ["naive", "memory-efficient"]
     assert found[0].name == "DenseNet-BC (k = 4), batch 2 of 3x32x32, fp32"
     for naive, efficient in zip(found[0].points, found[1].points, strict=True):
         assert efficient.held_bytes < naive.held_bytes
+        assert (naive.step_seconds, efficient.step_seconds) == (2.0, 2.0)
