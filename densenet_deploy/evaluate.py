@@ -57,7 +57,7 @@ def evaluate(
     model: nn.Module,
     images: ImageSet | ImageFiles,
     preprocessing: Preprocessing,
-    batch_size: int = 250,
+    batch_size: int = 100,
     crops: Crops = 1,
     track: Track = silent,
     processes: Processes = ALONE,
