@@ -154,7 +154,8 @@ def memory(measured: Sequence[StepSeries] = (), source: str = "") -> Picture:
 def _draw(figure: Any, measured: Sequence[StepSeries], series: Sequence[MemorySeries]) -> None:
     panels = figure.subplots(1, 3 if measured else 1, squeeze=False)[0]
     if measured:
-        _draw_measured(panels[0], measured, "held for the backward pass, MB", _megabytes)
+        held, peak = (lambda one: one.held_bytes / 1e6), (lambda one: one.peak_rss_bytes / 1e6)
+        _draw_measured(panels[0], measured, "held for the backward pass, MB", held, dotted=peak)
         _draw_measured(panels[1], measured, "a training step, s", lambda one: one.step_seconds)
     published = panels[-1]
     for index, one in enumerate(series):
@@ -168,7 +169,11 @@ def _draw(figure: Any, measured: Sequence[StepSeries], series: Sequence[MemorySe
 
 
 def _draw_measured(
-    axes: Any, measured: Sequence[StepSeries], what: str, value: Callable[[Step], float]
+    axes: Any,
+    measured: Sequence[StepSeries],
+    what: str,
+    value: Callable[[Step], float],
+    dotted: Callable[[Step], float] | None = None,
 ) -> None:
     names = list(dict.fromkeys(series.name for series in measured))
     for series in measured:
@@ -178,16 +183,11 @@ def _draw_measured(
         label = series.mode if len(names) == 1 else f"{series.mode}, {series.name}"
         depths = [one.depth for one in series.points]
         axes.plot(depths, list(map(value, series.points)), label=label, **look)
-        if value is _megabytes:
-            peaks = [one.peak_rss_bytes / 1e6 for one in series.points]
-            axes.plot(depths, peaks, color=look["color"], linestyle=":")
+        if dotted:
+            axes.plot(depths, list(map(dotted, series.points)), color=look["color"], linestyle=":")
     grid(axes, "depth L, layers", what)
     axes.set_title(f"ours: {names[0]}" if len(names) == 1 else "ours", fontsize=10)
     _finish(axes)
-
-
-def _megabytes(one: Step) -> float:
-    return one.held_bytes / 1e6
 
 
 def _finish(axes: Any) -> None:
