@@ -20,6 +20,7 @@ from PIL import Image
 from safetensors.torch import load_file
 from torch import nn
 
+from densenet_deploy import train
 from densenet_deploy.checkpoint import read_info
 from densenet_deploy.data import ImageSet
 from densenet_deploy.distributed import ALONE, Processes, join, others_alive, synchronise_batchnorm
@@ -116,6 +117,35 @@ def test_processes_share_the_evaluation(
     alone = evaluate(network, images, info.preprocessing)
     assert record["evaluation_top1"] == round(alone.top1, 3)
     assert record["evaluation_images"] == tested
+
+
+BUFFERS = """
+import torch
+from densenet_deploy.distributed import join
+with join("cpu") as processes:
+    norm = torch.nn.BatchNorm2d(2)
+    norm.running_mean.fill_(5.0 + processes.rank)
+    norm.num_batches_tracked.fill_(7 + processes.rank)
+    processes.share_buffers(norm)
+    assert norm.running_mean.tolist() == [5.0, 5.0] and int(norm.num_batches_tracked) == 7
+"""
+
+
+def test_buffers_become_the_firsts(tmp_path: Path) -> None:
+    (tmp_path / "share.py").write_text(BUFFERS)
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    command += ["--nproc-per-node", "2", str(tmp_path / "share.py")]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_what_is_evaluated_has_the_firsts_statistics(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A few steps hardly move an accuracy, so the order of the calls is what is checked."""
+    calls: list[str] = []
+    monkeypatch.setattr(Processes, "share_buffers", lambda *_: calls.append("share"))
+    monkeypatch.setattr(train, "evaluate", lambda *_, **__: calls.append("evaluate"))
+    train._accuracy(nn.Identity(), None, None, Processes(1, 2))  # type: ignore[arg-type]
+    assert calls == ["share", "evaluate"]
 
 
 def test_a_killed_process_ends_the_job_and_the_state_is_usable(
