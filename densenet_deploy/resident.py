@@ -21,12 +21,17 @@ def peak_growth(action: Callable[[], T]) -> tuple[T, int]:
     """
     with suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # the peak starts anew
-    before = _resident("VmRSS")
+    before = resident()
     result = action()
-    return result, max(0, _resident("VmHWM") - before)
+    return result, max(0, _status("VmHWM") - before)
 
 
-def _resident(field: str) -> int:
+def resident() -> int:
+    """Bytes of this process in memory; where that is not known, the most there were so far."""
+    return _status("VmRSS")
+
+
+def _status(field: str) -> int:
     if _STATUS.is_file():
         for line in _STATUS.read_text(encoding="ascii", errors="replace").splitlines():
             if line.startswith(f"{field}:"):

@@ -3,7 +3,8 @@
 Its `kind` says which measure: `latency` times sides against each other, `accuracy` asks int8 graphs
 about every test image, `traffic` counts the bytes that TensorRT-RTX's kernels move, `embedding`
 times the C++ runtime against the Python one, `training-accuracy` trains recipes from several seeds,
-`training-memory` and `training-speed` measure training steps.
+`training-memory` and `training-speed` measure training steps, `inference-memory` the memory of
+requests.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from typing import Any, Literal
 from densenet_deploy import schema
 from densenet_deploy.embedding_suite import EmbeddingSuite
 from densenet_deploy.errors import RecipeError
+from densenet_deploy.inference_suite import InferenceMemorySuite
 from densenet_deploy.paired import LEAST_PAIRS
 from densenet_deploy.recipe import DataConfig, Target, recipe_folder
 from densenet_deploy.study_suite import StudySuite
@@ -297,6 +299,7 @@ Suite = (
     | StudySuite
     | TrainingMemorySuite
     | TrainingSpeedSuite
+    | InferenceMemorySuite
 )
 KINDS: dict[str, type[Suite]] = {
     "latency": LatencySuite,
@@ -306,6 +309,7 @@ KINDS: dict[str, type[Suite]] = {
     "training-accuracy": StudySuite,
     "training-memory": TrainingMemorySuite,
     "training-speed": TrainingSpeedSuite,
+    "inference-memory": InferenceMemorySuite,
 }
 
 

@@ -7,11 +7,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from densenet_deploy import environment, held_memory, inference_memory, training_step
+from densenet_deploy import environment, held_memory, training_step
 from densenet_deploy.environment import usable_cores
 from densenet_deploy.errors import RecipeError
 from densenet_deploy.held_memory import Held
-from densenet_deploy.inference_memory import Inferred, infer_all
 from densenet_deploy.paired import LEAST_PAIRS, Ratio, Verdict, ratio
 from densenet_deploy.progress import Track, silent
 from densenet_deploy.spec import DenseNetSpec, variant
@@ -115,7 +114,6 @@ class TrainingMemory:
         pairs: Rounds.
         saved: Every claim.
         swept: Networks of rising depth, of which nothing is claimed.
-        inferred: Networks in inference.
     """
 
     suite: TrainingMemorySuite
@@ -123,7 +121,6 @@ class TrainingMemory:
     pairs: int
     saved: tuple[Saved, ...]
     swept: tuple[Saved, ...]
-    inferred: tuple[Inferred, ...]
 
     def __bool__(self) -> bool:
         return all(self.saved)
@@ -136,12 +133,11 @@ class TrainingMemory:
             "threads": self.threads,
             "pairs": self.pairs,
             "passed": bool(self),
-            "method": " ".join((held_memory.METHOD, training_step.METHOD, inference_memory.METHOD)),
+            "method": f"{held_memory.METHOD} {training_step.METHOD}",
             "environment": environment.describe(),
             "comparisons": [record.to_dict() for record in self.saved],
             "sweep": [record.to_dict() for record in self.swept],
             "points": [point for one in (*self.swept, *self.saved) for point in _points(one)],
-            "inference": [record.to_dict() for record in self.inferred],
         }
 
 
@@ -165,13 +161,13 @@ def measure_memory(
 
     Args:
         suite: What to measure.
-        models: Only these, without the sweep and inference; of others than the suite's own it
+        models: Only these, without the sweep; of others than the suite's own it
             claims nothing.
         pairs: Rounds instead of the suite's; fewer than 20 decide nothing.
         track: Progress reporter.
 
     Raises:
-        DeployError: A model is unknown, a backend cannot run here, or a process died.
+        DeployError: A model is unknown, or a process died.
     """
     threads, rounds = suite.threads or usable_cores(), pairs or suite.pairs
     claims = {limit.model: limit for limit in suite.limits}
@@ -179,22 +175,18 @@ def measure_memory(
     _refuse(suite, limits, only_limits=bool(models))
     saved = tuple(_compare(limit, threads, rounds, suite.block, track) for limit in limits)
     if models:
-        return TrainingMemory(suite, threads, rounds, saved, (), ())
+        return TrainingMemory(suite, threads, rounds, saved, ())
     swept = _sweep(suite.sweep, threads, suite.block, track) if suite.sweep else ()
-    inferred = infer_all(suite.inference, threads, track)
-    return TrainingMemory(suite, threads, rounds, saved, swept, inferred)
+    return TrainingMemory(suite, threads, rounds, saved, swept)
 
 
 def _refuse(suite: TrainingMemorySuite, limits: Sequence[MemoryLimit], only_limits: bool) -> None:
     """Raises for what cannot be measured, before anything is."""
     for limit in limits:
         _densenet(limit.model)
-    if only_limits:
-        return
-    if suite.sweep:
+    if suite.sweep and not only_limits:
         for depth in suite.sweep.depths:
             _densenet(suite.sweep.model(depth))
-    inference_memory.check(suite.inference)
 
 
 def _compare(limit: MemoryLimit, threads: int, rounds: int, block: int, track: Track) -> Saved:

@@ -87,26 +87,6 @@ class DepthSweep:
 
 
 @dataclass(frozen=True)
-class InferenceMemory:
-    """Networks whose memory in inference is compared.
-
-    Attributes:
-        models: Our DenseNets, torchvision's models, and any other architecture of ours, by name; a
-            name of the first two is not looked for in the next.
-        batch_sizes: Images per request.
-        backends: What runs torch.onnx's fp32 exports, not rewritten.
-    """
-
-    models: tuple[str, ...] = ()
-    batch_sizes: tuple[int, ...] = (1, 8, 32)
-    backends: tuple[Literal["onnxruntime", "openvino"], ...] = ("onnxruntime", "openvino")
-
-    def __post_init__(self) -> None:
-        if not self.batch_sizes or min(self.batch_sizes) < 1:
-            raise ValueError("batch_sizes must be positive, and at least one")
-
-
-@dataclass(frozen=True)
 class TrainingMemorySuite:
     """What a training step holds and peaks at, memory-efficient against naive.
 
@@ -114,7 +94,6 @@ class TrainingMemorySuite:
         name: The file's.
         limits: Claims, each about one network.
         sweep: Networks of rising depth; None for none.
-        inference: Networks that are compared in inference.
         description: One line.
         threads: CPU threads; 0 for all cores.
         pairs: Rounds, in each of which a step of either mode is timed once.
@@ -125,7 +104,6 @@ class TrainingMemorySuite:
     name: str
     limits: tuple[MemoryLimit, ...]
     sweep: DepthSweep | None = None
-    inference: InferenceMemory = InferenceMemory()
     description: str = ""
     threads: int = 0
     pairs: int = 24

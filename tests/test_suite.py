@@ -13,6 +13,7 @@ from densenet_deploy import suite as suites
 from densenet_deploy.choose import find_recipe
 from densenet_deploy.embedding_suite import EmbeddingSuite
 from densenet_deploy.errors import RecipeError
+from densenet_deploy.inference_suite import InferenceMemorySuite
 from densenet_deploy.recipe import DataConfig, load_recipe
 from densenet_deploy.rivals import find_recipes, lot_of
 from densenet_deploy.spec import DenseNetSpec, variant
@@ -100,6 +101,7 @@ models = ["densenet-bc-16-4"]
 megabytes = 2
 goal = 1.5
 """
+INFERENCE = {"kind": "inference-memory", "name": "small", "models": ["resnet50"]}
 MEMORY = {
     "kind": "training-memory",
     "name": "small",
@@ -197,7 +199,7 @@ def test_training_files_become_suites(tmp_path: Path, monkeypatch: pytest.Monkey
         "densenet-bc-40-12",
     ]
     assert DepthSweep((40,), 12, "plain").model(40) == "densenet-40-12"
-    assert (memory.inference.models, memory.pairs, memory.block) == ((), 24, 4)
+    assert (memory.pairs, memory.block) == (24, 4)
     assert isinstance(speed, TrainingSpeedSuite)
     (claim,) = speed.comparisons
     assert (claim.precisions, claim.floor, claim.input_shape) == (("fp32", "bf16"), None, None)
@@ -288,7 +290,9 @@ def steps(**values: Any) -> dict[str, Any]:
         (limit(batch=0), "limits[0]: batch must be positive"),
         (MEMORY | {"sweep": {"depths": [40, 22]}}, "sweep: depths must rise"),
         (MEMORY | {"sweep": {"depths": [22], "batch": 0}}, "sweep: depths must rise, and batch"),
-        (MEMORY | {"inference": {"batch_sizes": []}}, "inference: batch_sizes must be positive"),
+        (INFERENCE | {"batch_sizes": []}, "batch_sizes must be positive, and at least one"),
+        (INFERENCE | {"models": []}, "models and backends must not be empty"),
+        (INFERENCE | {"threads": -1}, "threads must not be negative"),
         (MEMORY | {"block": 7}, "pairs must be at least 20, and a multiple of block"),
         (MEMORY | {"threads": -1}, "threads must not be negative"),
         (SPEED | {"comparisons": []}, "comparisons must not be empty"),
@@ -323,7 +327,7 @@ def test_the_package_ships_suites() -> None:
     int8 = ["int8-accuracy", "int8-cpu", "int8-family", "int8-traffic"]
     rivals = ["resnet-cpu", "small-data"]
     training = ["training-memory", "training-speed"]
-    assert {"embedding", "fp32-cpu", *int8, *training, *rivals} <= set(SHIPPED)
+    assert {"embedding", "fp32-cpu", "inference-memory", *int8, *training, *rivals} <= set(SHIPPED)
 
 
 @pytest.mark.parametrize("name", SHIPPED)
@@ -337,6 +341,9 @@ def test_shipped_suites_can_run(name: str) -> None:
     if isinstance(found, TrainingMemorySuite | TrainingSpeedSuite):
         claims = found.limits if isinstance(found, TrainingMemorySuite) else found.comparisons
         assert all(isinstance(variant(claim.model), DenseNetSpec) for claim in claims)
+        return
+    if isinstance(found, InferenceMemorySuite):
+        assert found.models == ("densenet121", "resnet50")
         return
     if isinstance(found, StudySuite):
         check_alike([load_recipe(recipe) for recipe in found.recipes])

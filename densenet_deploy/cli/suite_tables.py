@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from densenet_deploy.compete import Competition, Judged, Timed
     from densenet_deploy.embedding import Compared, Embedding, Started
     from densenet_deploy.fidelity import Averaged, Scored
+    from densenet_deploy.inference_memory import InferenceMemory, Inferred
     from densenet_deploy.score import Scores
     from densenet_deploy.study import Learned, Study
     from densenet_deploy.weigh import Weighed, Weighing
@@ -38,6 +39,9 @@ _NETWORKS = ("model", "parameters", "MACs", "graph", "MB")
 _STUDY = (
     *("model", "parameters", "MACs", "seeds", "top-1 % on test images", "mean", "std"),
     *("train %", "seconds a run"),
+)
+_INFERENCE_MEMORY = (
+    *("model", "backend", "batch", "batch axis", "live MB", "loaded MB", "peak MB"),
 )
 _STARTS = (
     *("model", "precision", "C++ start ms", "Python start ms", "C++ peak MiB", "Python peak MiB"),
@@ -220,3 +224,20 @@ def _learned(one: Learned) -> tuple[str, ...]:
 
 def _limit(value: float | None) -> str:
     return "-" if value is None else f"{value:.2f}"
+
+
+def inference_memory(found: InferenceMemory) -> None:
+    """Prints a row for each network, backend, size and kind of batch axis."""
+    title = f"{found.suite.description or found.suite.name}; {found.threads} threads"
+    show.table(_INFERENCE_MEMORY, map(_inferred, found.inferred), title)
+
+
+def _inferred(one: Inferred) -> tuple[str, ...]:
+    sizes = (one.live_bytes, one.loaded_rss_bytes, one.peak_rss_bytes)
+    return (
+        one.model,
+        one.backend,
+        str(one.batch),
+        "fixed" if one.fixed else "any",
+        *("unknown" if size is None else f"{size / 1e6:.1f}" for size in sizes),
+    )

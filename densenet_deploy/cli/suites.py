@@ -15,6 +15,7 @@ from densenet_deploy.cli.options import DataDirectory, Json, Quiet, default_out,
 from densenet_deploy.embedding_suite import EmbeddingSuite
 from densenet_deploy.errors import RecipeError
 from densenet_deploy.files import replacing_file
+from densenet_deploy.inference_suite import InferenceMemorySuite
 from densenet_deploy.progress import Track
 from densenet_deploy.recipe import Target
 from densenet_deploy.study_suite import StudySuite
@@ -31,7 +32,7 @@ from densenet_deploy.training_suite import TrainingMemorySuite, TrainingSpeedSui
 Options = Mapping[str, Any]
 _KINDS = {  # that have an option
     "--model": tuple(kind for kind in KINDS if kind != "accuracy"),
-    "--batch": ("latency", "training-speed"),
+    "--batch": ("latency", "training-speed", "inference-memory"),
     "--pairs": ("latency", "embedding", "training-memory", "training-speed"),
     "--program": ("embedding",),
     "--target": ("accuracy",),
@@ -134,6 +135,8 @@ def _run(chosen: Suite, options: Options, track: Track) -> tuple[Any, Callable[[
         return _training_memory(chosen, options, track), training_tables.memory
     if isinstance(chosen, TrainingSpeedSuite):
         return _training_speed(chosen, options, track), training_tables.speed
+    if isinstance(chosen, InferenceMemorySuite):
+        return _inference_memory(chosen, options, track), suite_tables.inference_memory
     return _traffic(chosen, options, track), suite_tables.traffic
 
 
@@ -196,3 +199,10 @@ def _training_speed(chosen: TrainingSpeedSuite, options: Options, track: Track) 
     from densenet_deploy.training_speed import measure_speed
 
     return measure_speed(chosen, options["--model"] or (), sizes, options["--pairs"], track)
+
+
+def _inference_memory(chosen: InferenceMemorySuite, options: Options, track: Track) -> Any:
+    sizes = _batch_sizes(options)
+    from densenet_deploy.inference_memory import measure_inference
+
+    return measure_inference(chosen, options["--model"] or (), sizes, track)

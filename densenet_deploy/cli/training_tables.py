@@ -12,7 +12,6 @@ from densenet_deploy.paired import LEAST_PAIRS
 from densenet_deploy.results import milliseconds
 
 if TYPE_CHECKING:
-    from densenet_deploy.inference_memory import Inferred
     from densenet_deploy.training_memory import Saved, TrainingMemory
     from densenet_deploy.training_speed import Judged, TrainingSpeed
 
@@ -24,7 +23,6 @@ _SWEPT = (
     *("model", "batch", "naive MB", "held MB", "ratio", "naive peak MB", "peak MB"),
     *("naive ms", "ms", "step ratio"),
 )
-_INFERRED = ("model", "backend", "batch", "live MB", "loaded MB", "peak MB")
 _SPEED = (
     *("model", "batch", "precision", "candidate", "ms", "over", "ms", "speed-up"),
     *("95 % interval", "floor", "verdict", "goal", "verdict"),
@@ -32,15 +30,12 @@ _SPEED = (
 
 
 def memory(found: TrainingMemory) -> None:
-    """Prints a row for each claim, then networks of rising depth, and networks in inference."""
+    """Prints a row for each claim, then networks of rising depth."""
     title = f"{found.suite.description or found.suite.name}; {found.pairs} pairs, "
     show.table(_SAVED, map(_saved, found.saved), f"{title}{found.threads} threads")
     if found.swept:
         typer.echo()
         show.table(_SWEPT, map(_swept, found.swept), "Depth")
-    if found.inferred:
-        typer.echo()
-        show.table(_INFERRED, map(_inferred, found.inferred), "Inference")
     _trial(found.pairs)
 
 
@@ -79,11 +74,6 @@ def _swept(one: Saved) -> tuple[str, ...]:
     )
 
 
-def _inferred(one: Inferred) -> tuple[str, ...]:
-    sizes = (one.live_bytes, one.loaded_rss_bytes, one.peak_rss_bytes)
-    return (one.model, one.backend, str(one.batch), *map(_megabytes, sizes))
-
-
 def speed(found: TrainingSpeed) -> None:
     """Prints a row for each claim."""
     title = f"{found.suite.description or found.suite.name}; {found.pairs} pairs, "
@@ -119,5 +109,5 @@ def _limit(value: float | None) -> str:
     return "-" if value is None else f"{value:.2f}"
 
 
-def _megabytes(size: int | None) -> str:
-    return "unknown" if size is None else f"{size / 1e6:.1f}"
+def _megabytes(size: int) -> str:
+    return f"{size / 1e6:.1f}"

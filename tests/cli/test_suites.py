@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from densenet_deploy.compete import Competition
-from densenet_deploy.inference_memory import Inferred
+from densenet_deploy.inference_memory import InferenceMemory, Inferred
+from densenet_deploy.inference_suite import InferenceMemorySuite
 from densenet_deploy.training_memory import TrainingMemory
 from densenet_deploy.training_suite import TrainingMemorySuite
 from tests.cli.conftest import Command
@@ -242,8 +243,7 @@ def test_a_training_memory_suite(
     def found(suite: TrainingMemorySuite, *asked: object) -> TrainingMemory:
         assert asked[:2] == (["densenet-bc-16-4"], 20)
         one = saved(suite.limits[0])
-        inferred = Inferred("net", "openvino", 8, None, 10**6, 2 * 10**6)
-        return TrainingMemory(suite, 1, 20, (one,), (one,), (inferred,))
+        return TrainingMemory(suite, 1, 20, (one,), (one,))
 
     monkeypatch.setattr("densenet_deploy.training_memory.measure_memory", found)
     asked = ("suite", path, "--model", "densenet-bc-16-4", "--pairs", "20", "-q")
@@ -256,10 +256,40 @@ def test_a_training_memory_suite(
     assert row[9:] == ["0.40", "1.00", "[1.00,", "1.00]", "0.50", "fail"]
     swept = [line for line in lines if line[:1] == ["densenet-bc-16-4"]][1]
     assert swept[1:] == ["2", "0.0", "0.0", "0.200", "0.0", "0.0", "1000", "1000", "1.00"]
-    assert ["net", "openvino", "8", "unknown", "1.0", "2.0"] in lines
     told = json.loads((tmp_path / "held.json").read_text(encoding="utf-8"))
     assert [point["depth"] for point in told["points"]] == [16] * 4 and not told["passed"]
     assert "a suite of latency or training-speed" in command(*asked, "--batch", "2").refusal()
+
+
+INFERENCE = """
+kind = "inference-memory"
+name = "held"
+models = ["resnet50"]
+"""
+
+
+def test_an_inference_memory_suite(
+    command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "held.toml"
+    path.write_text(INFERENCE, encoding="utf-8")
+
+    def found(suite: InferenceMemorySuite, *asked: object) -> InferenceMemory:
+        assert (suite.batch_sizes, asked[:2]) == ((1, 8, 32), (["net"], (8,)))
+        sizes = (None, 10**6, 2 * 10**6)
+        inferred = (Inferred("net", "openvino", 8, fixed, *sizes) for fixed in (False, True))
+        return InferenceMemory(suite, 1, tuple(inferred))
+
+    monkeypatch.setattr("densenet_deploy.inference_memory.measure_inference", found)
+    asked = ("suite", path, "--model", "net", "--batch", "8", "-q")
+    done = command(*asked, "--out", tmp_path)
+    assert (done.code, done.err) == (0, "")
+    lines = [line.split() for line in done.out.splitlines()]
+    for axis in ("any", "fixed"):
+        assert ["net", "openvino", "8", axis, "unknown", "1.0", "2.0"] in lines
+    told = json.loads((tmp_path / "held.json").read_text(encoding="utf-8"))
+    assert [one["fixed"] for one in told["inferred"]] == [False, True]
+    assert "--pairs with held" in command(*asked, "--pairs", "2").refusal()
 
 
 SPEED = """
