@@ -22,3 +22,17 @@ def keep_freed_memory() -> bool:
     except (AttributeError, OSError, TypeError):
         return False
     return bool(mallopt(_M_MMAP_MAX, 0) and mallopt(_M_TRIM_THRESHOLD, _NEVER))
+
+
+def release_freed_memory() -> bool:
+    """Gives what is free back to the kernel now, whatever `keep_freed_memory` says.
+
+    Returns:
+        Whether this C library can.
+    """
+    try:
+        malloc_trim = ctypes.CDLL(None).malloc_trim
+    except (AttributeError, OSError, TypeError):
+        return False
+    malloc_trim(0)
+    return True

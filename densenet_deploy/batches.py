@@ -39,10 +39,12 @@ class Share:
     Attributes:
         rank: Which one, from 0.
         world: How many there are; it divides the batch size.
+        local_world: How many of them this machine has.
     """
 
     rank: int = 0
     world: int = 1
+    local_world: int = 1
 
 
 class TrainingImages(Protocol):
@@ -131,7 +133,7 @@ class ImagesInFolder:
         drawn = _draw(config, self.preprocessing, epoch, len(self))
         workers = self.workers
         if workers is None:
-            workers = max(usable_cores() // share.world, 1)
+            workers = max(usable_cores() // share.local_world, 1)
         loader = DataLoader(
             _Decoding(self.files, drawn),
             batch_size=None,  # an item is a batch already

@@ -30,12 +30,14 @@ class Processes:
         rank: Its number; 0 writes the files.
         world: How many there are.
         local: Its number on its machine.
+        local_world: How many its machine has.
         device: What it computes on.
     """
 
     rank: int = 0
     world: int = 1
     local: int = 0
+    local_world: int = 1
     device: torch.device = _CPU
 
     def together(self, network: nn.Module) -> nn.Module:
@@ -46,12 +48,20 @@ class Processes:
         return DistributedDataParallel(network, device_ids=[self.device] if on_gpu else None)
 
     @contextlib.contextmanager
-    def one_by_machine_first(self) -> Iterator[None]:
-        """Lets one process of each machine do first what may fill a cache, such as a download."""
-        if self.world > 1 and self.local:
-            self.total(torch.zeros(1))
+    def one_by_machine_first(self, state: Path) -> Iterator[None]:
+        """Lets one process of each machine do first what may fill a cache, such as a download.
+
+        Raises:
+            TrainingError: Another process ended, see `others_alive`.
+        """
+        if self.local:
+            self._meet(state)
         yield
-        if self.world > 1 and not self.local:
+        if not self.local:
+            self._meet(state)
+
+    def _meet(self, state: Path) -> None:
+        with others_alive(self, state):
             self.total(torch.zeros(1))
 
     def share_buffers(self, network: nn.Module) -> None:
@@ -102,7 +112,7 @@ def join(device: str = "") -> Iterator[Processes]:
     except (RuntimeError, ValueError) as error:
         raise TrainingError(f"process {rank} cannot reach the others ({error})") from None
     try:
-        yield Processes(rank, world, local, place)
+        yield Processes(rank, world, local, int(os.environ.get("LOCAL_WORLD_SIZE", 1)), place)
     finally:
         distributed.destroy_process_group()
 

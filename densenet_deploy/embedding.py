@@ -28,7 +28,7 @@ from densenet_deploy.embedding_suite import EmbeddingSuite
 from densenet_deploy.environment import usable_cores
 from densenet_deploy.errors import BackendError, MissingDependencyError
 from densenet_deploy.files import sha256
-from densenet_deploy.paired import Ratio, Verdict, ratio
+from densenet_deploy.paired import Ratio, Verdict, block_size, ratio
 from densenet_deploy.pipeline import export_bundle
 from densenet_deploy.progress import Track, silent
 from densenet_deploy.recipe import Precision
@@ -211,7 +211,7 @@ def embed(
     if reason := why_unavailable(suite.backend):
         raise BackendError(f"{suite.backend} cannot run here: {reason}")
     threads, rounds = suite.threads or usable_cores(), pairs or suite.pairs
-    block = suite.block if rounds % suite.block == 0 else 1
+    block = block_size(rounds, suite.block)
     recipes = {name: find_recipe(name) for name in models or suite.models}
     compared: list[Compared] = []
     started: list[Started] = []

@@ -6,7 +6,7 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from densenet_deploy.paired import LEAST_PAIRS
+from densenet_deploy.paired import check_rounds
 from densenet_deploy.recipe import PRECISIONS, Precision
 
 
@@ -48,8 +48,7 @@ class EmbeddingSuite:
                 raise ValueError(f"{key} must not be empty, and each be named once")
         if self.floor <= 0 or self.threads < 0 or self.starts < 1:
             raise ValueError("floor and starts must be positive and threads not negative")
-        if self.pairs < LEAST_PAIRS or self.block < 1 or self.pairs % self.block:
-            raise ValueError(f"pairs must be at least {LEAST_PAIRS}, and a multiple of block")
+        check_rounds(self.pairs, self.block)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, as in the TOML file."""

@@ -6,6 +6,7 @@ import os
 import platform
 import re
 import subprocess
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -37,6 +38,16 @@ def describe() -> dict[str, Any]:
         "python": platform.python_version(),
         "packages": {name: version for name in PACKAGES if (version := package_version(name))},
         "git": git_commit(),
+    }
+
+
+def software() -> dict[str, str]:
+    """What a training runs on: versions of this package and torch, the commit, the processor."""
+    return {
+        "densenet-deploy": package_version("densenet-deploy"),
+        "git": git_commit(),
+        "torch": package_version("torch"),
+        "device": device_slug(),
     }
 
 
@@ -91,8 +102,12 @@ def memory_gib() -> int:
         return 0
 
 
+@cache
 def git_commit() -> str:
-    """Commit of the checkout this package runs from, `+` where it has changes; or empty."""
+    """Commit of the checkout this package runs from, `+` where it has changes; or empty.
+
+    As it is when first asked: the code that is loaded stays the same when the checkout moves on.
+    """
     root = Path(__file__).parent.parent
     if not (root / ".git").exists():
         return ""

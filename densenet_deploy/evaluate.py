@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import math
+from collections import deque
 from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any, Literal
 
 import numpy as np
@@ -15,6 +18,7 @@ from torch import Tensor, nn
 from densenet_deploy import data
 from densenet_deploy.data import ImageSet, check_labels
 from densenet_deploy.distributed import ALONE, Processes
+from densenet_deploy.environment import usable_cores
 from densenet_deploy.errors import DataError
 from densenet_deploy.image_files import ImageFiles, list_files
 from densenet_deploy.preprocess import Preprocessing
@@ -98,7 +102,9 @@ def evaluate(
     try:
         with torch.inference_mode():
             mine = track(batches[processes.rank :: processes.world], "Evaluating (batches)")
-            hits, classes = _count(model, images, preprocessing, mine, crops)
+            threads = max(usable_cores() // processes.local_world, 1)
+            batches_of_crops = _crops(images, mine, preprocessing, crops, threads)
+            hits, classes = _count(model, images, preprocessing, batches_of_crops)
     finally:
         model.train(training)
     # a process without images does not know how many classes there are
@@ -111,19 +117,17 @@ def _count(
     model: nn.Module,
     images: ImageSet | ImageFiles,
     preprocessing: Preprocessing,
-    batches: Iterable[range],
-    crops: Crops,
+    batches: Iterable[tuple[range, NDArray[np.uint8]]],
 ) -> tuple[NDArray[np.int64], int]:
     """How many images have their class first, and among the first five; and how many classes."""
     hits, classes = np.zeros(2, np.int64), 0
-    for rows in batches:
+    for rows, pixels in batches:
         labels = images.labels[rows.start : rows.stop]
-        pixels = np.concatenate(list(_views(images, rows, preprocessing, crops)))
         logits = _logits(model, preprocessing.normalise(pixels))
         if not classes:
             classes = logits.shape[1]
             check_labels(images, classes)
-        hits += _hits(logits.reshape(len(rows), crops, -1).mean(1), labels)
+        hits += _hits(logits.reshape(len(rows), -1, classes).mean(1), labels)
     return hits, classes
 
 
@@ -172,20 +176,50 @@ def ten_crops(pixels: NDArray[np.uint8], height: int, width: int) -> NDArray[np.
     )
 
 
+def _crops(
+    images: ImageSet | ImageFiles,
+    batches: Iterable[range],
+    preprocessing: Preprocessing,
+    crops: Crops,
+    threads: int,
+) -> Iterator[tuple[range, NDArray[np.uint8]]]:
+    """Rows and crops (N * crops, height, width, channels) of each batch.
+
+    The files of the next batch are read while the caller computes this one: decoders and resizes
+    leave Python's lock to other threads.
+    """
+    cut = partial(_views, images, preprocessing, crops)
+    with ThreadPoolExecutor(threads) as pool:
+        submitted: deque[tuple[range, list[Future[NDArray[np.uint8]]]]] = deque()
+        try:
+            for rows in batches:
+                submitted.append((rows, [pool.submit(cut, row) for row in rows]))
+                if len(submitted) > 1:
+                    yield _done(*submitted.popleft())
+            if submitted:
+                yield _done(*submitted.popleft())
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def _done(
+    rows: range, parts: Iterable[Future[NDArray[np.uint8]]]
+) -> tuple[range, NDArray[np.uint8]]:
+    return rows, np.concatenate([part.result() for part in parts])
+
+
 def _views(
-    images: ImageSet | ImageFiles, rows: range, preprocessing: Preprocessing, crops: Crops
-) -> Iterator[NDArray[np.uint8]]:
-    """Crops (crops, height, width, channels) of each image."""
-    for row in rows:
-        if isinstance(images, ImageSet):
-            pixels = images.pixels[row]
-        else:
-            cut = preprocessing.geometry if crops == 1 else preprocessing.uncropped
-            pixels = images.read(row, preprocessing, cut)
-        if crops == 1:
-            yield pixels[None]
-        else:
-            yield ten_crops(pixels, preprocessing.height, preprocessing.width)
+    images: ImageSet | ImageFiles, preprocessing: Preprocessing, crops: Crops, row: int
+) -> NDArray[np.uint8]:
+    """Crops (crops, height, width, channels) of one image."""
+    if isinstance(images, ImageSet):
+        pixels: NDArray[np.uint8] = images.pixels[row]
+    else:
+        whole = preprocessing.geometry if crops == 1 else preprocessing.uncropped
+        pixels = images.read(row, preprocessing, whole)
+    if crops == 1:
+        return pixels[None]
+    return ten_crops(pixels, preprocessing.height, preprocessing.width)
 
 
 def _logits(model: nn.Module, inputs: NDArray[np.float32]) -> Tensor:

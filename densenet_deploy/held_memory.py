@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -11,17 +12,19 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 
-from densenet_deploy.allocator import keep_freed_memory
+from densenet_deploy.allocator import keep_freed_memory, release_freed_memory
 from densenet_deploy.resident import peak_growth
 from densenet_deploy.training_step import TrainingStep
 from densenet_deploy.training_suite import StepTask
 from densenet_deploy.worker import Worker, serve
 
+_PROCESSES = 3
 METHOD = (
     "Held bytes: the storages, whole and each once, of all tensors that autograd saves in one "
     "forward pass in training mode, without parameters, buffers, images and labels. Peak memory: "
     "by how much a forward and backward pass raises the resident set of a fresh process that has "
-    "made one of a single image before, so that libraries and gradients are in place."
+    "made one of a single image before, so that libraries and gradients are in place, and has "
+    "given back what was free; the median of three processes."
 )
 
 
@@ -32,7 +35,7 @@ class Held:
     Attributes:
         task: Which step.
         held_bytes: Kept from the forward pass for the backward pass.
-        peak_rss_bytes: Growth of the resident set.
+        peak_rss_bytes: Growth of the resident set, median of three processes.
     """
 
     task: StepTask
@@ -46,15 +49,18 @@ class Held:
 
 
 def measure(task: StepTask, threads: int) -> Held:
-    """Measures a step in a fresh process.
+    """Measures a step in fresh processes.
 
     Raises:
-        BackendError: The process died.
+        BackendError: A process died.
         RecipeError: There is no such model.
     """
-    with Worker(__name__, f"{task.model}, {task.mode}") as worker:
-        held, peak = worker.ask((task, threads))
-    return Held(task, held, peak)
+    peaks = []
+    for _ in range(_PROCESSES):
+        with Worker(__name__, f"{task.model}, {task.mode}") as worker:
+            held, peak = worker.ask((task, threads))
+        peaks.append(peak)
+    return Held(task, held, statistics.median(peaks))
 
 
 def held_bytes(step: TrainingStep) -> int:
@@ -86,6 +92,7 @@ def _answers(requests: Iterator[Any]) -> Iterator[tuple[int, int]]:
         keep_freed_memory()  # as `train` does
         step = TrainingStep(task)
         _pass(step, first=1)
+        release_freed_memory()  # else this pass uses it again, and grows by less
         _, peak = peak_growth(partial(_pass, step))
         yield held_bytes(step), peak
 

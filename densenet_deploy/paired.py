@@ -18,6 +18,7 @@ from numpy.typing import ArrayLike, NDArray
 Verdict = Literal["pass", "fail", "not decided"]
 
 LEAST_PAIRS = 20  # fewer decide nothing
+LEAST_BLOCKS = 5  # fewer do not show how much blocks differ
 _RESAMPLES = 10_000
 _SEED = 0
 _Z = 1.6448536269514722  # 95 % quantile of the standard normal distribution
@@ -89,6 +90,25 @@ def ratio(a_seconds: Sequence[float], b_seconds: Sequence[float], block: int = 1
     medians = np.median(blocks[rows].reshape(_RESAMPLES, -1), axis=1)
     low, high = np.percentile(medians, [2.5, 97.5])
     return Ratio(float(np.median(ratios)), float(low), float(high), len(ratios))
+
+
+def block_size(pairs: int, most: int) -> int:
+    """Pairs to a block: as many as leave five blocks and no rest, up to `most`; otherwise one."""
+    sizes = range(min(most, pairs // LEAST_BLOCKS), 0, -1)
+    return next((size for size in sizes if pairs % size == 0), 1)
+
+
+def check_rounds(pairs: int, block: int) -> None:
+    """Refuses rounds that decide nothing.
+
+    Raises:
+        ValueError: Too few pairs or blocks, or a last block that is not complete.
+    """
+    if pairs < LEAST_PAIRS or block < 1 or pairs % block or pairs // block < LEAST_BLOCKS:
+        raise ValueError(
+            f"pairs must be at least {LEAST_PAIRS}, and a multiple of block, "
+            f"{LEAST_BLOCKS} times at least"
+        )
 
 
 @dataclass(frozen=True)

@@ -46,6 +46,7 @@ from densenet_deploy.runtime import DEPLOYED
 from densenet_deploy.runtime.select import why_cannot_run
 from densenet_deploy.source import draw, prepare, preprocessing_for
 from densenet_deploy.train import train
+from densenet_deploy.training_state import STATE
 from densenet_deploy.tune import Tuning, choose_policy, tune
 from densenet_deploy.verify import verify
 
@@ -309,7 +310,7 @@ def train_model(
     """
     config, network = recipe.train, recipe.model
     preprocessing = preprocessing_for(recipe, network.input_shape)
-    with processes.one_by_machine_first():
+    with processes.one_by_machine_first(out / STATE):
         images, held_out = open_images(
             recipe.data, preprocessing, config.validation_images, config.seed
         )

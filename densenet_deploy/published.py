@@ -48,6 +48,7 @@ class _Net:
     source: str
     settings: tuple[str, ...]
     errors: dict[str, float]
+    inferred: str = ""
     train: dict[str, Any] = field(default_factory=dict)
 
 
@@ -104,6 +105,8 @@ def _compose(catalogue: _Catalogue, net: str, setting: str) -> PublishedRecipe:
     how = "trained as published"
     if error is None:
         how = "not published in this setting; trained by the same rules"
+    elif trained.inferred:
+        how += f", {trained.inferred} inferred"
     table = {
         "name": name,
         "description": f"{net} on {on.title}, {how}",

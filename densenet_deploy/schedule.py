@@ -10,7 +10,7 @@ from densenet_deploy.train_config import TrainConfig
 def learning_rate(config: TrainConfig, epoch: float) -> float:
     """Learning rate at a (fractional) epoch: linear warm-up, then cosine or step decay.
 
-    Epochs are in proportion to `config.epochs`, so a run with fewer keeps the schedule's shape.
+    Drops and cosine are in proportion to `config.epochs`, warm-up is not.
     Cosine: Loshchilov and Hutter, arXiv 1608.03983, equation 5, without restarts.
     """
     if epoch < config.warmup_epochs:

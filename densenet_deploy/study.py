@@ -9,18 +9,20 @@ from pathlib import Path
 from typing import Any
 
 from densenet_deploy import environment
+from densenet_deploy.checkpoint import read_info
+from densenet_deploy.choose import choose_recipe
 from densenet_deploy.errors import RecipeError
 from densenet_deploy.pipeline import train_model
 from densenet_deploy.progress import Track, silent
-from densenet_deploy.recipe import Recipe, load_recipe
+from densenet_deploy.recipe import Recipe
 from densenet_deploy.spec import Architecture, variant
 from densenet_deploy.study_suite import StudySuite
 
 SCHEMA_VERSION = 1
 METHOD = (
     "Every recipe is trained from every seed, which draws initial weights and order. The recipes "
-    "differ in their models alone. An accuracy is that of the weights after the last epoch, on all "
-    "test images, which choose nothing. std is the sample standard deviation over the seeds."
+    "differ in their models alone. An accuracy is that of the weights after the last epoch, on the "
+    "recipes' test images, which choose nothing. std is the sample standard deviation over seeds."
 )
 
 
@@ -32,11 +34,13 @@ class Run:
         recipe: Its name.
         seed: Of initial weights and order.
         log: One record for each epoch.
+        software: What trained it, in order.
     """
 
     recipe: str
     seed: int
     log: tuple[dict[str, Any], ...]
+    software: tuple[dict[str, str], ...]
 
     @property
     def top1(self) -> float:
@@ -85,7 +89,13 @@ class Learned:
             "mean_top1": self.mean,
             "std_top1": self.std,
             "runs": [
-                {"seed": run.seed, "top1": run.top1, "seconds": run.seconds, "log": list(run.log)}
+                {
+                    "seed": run.seed,
+                    "top1": run.top1,
+                    "seconds": run.seconds,
+                    "software": list(run.software),
+                    "log": list(run.log),
+                }
                 for run in self.runs
             ],
         }
@@ -96,7 +106,7 @@ class Study:
     """Everything a study found; it claims nothing, so its truth value is True.
 
     Attributes:
-        suite: What was run.
+        suite: What was run; of a larger suite, the part that was asked for.
         learned: What came of each recipe.
     """
 
@@ -141,7 +151,7 @@ def study(
         DeployError: Whatever training found wrong.
     """
     asked = _asked(suite, recipes, seeds)
-    chosen = [load_recipe(name) for name in asked.recipes]
+    chosen = [choose_recipe(name) for name in asked.recipes]
     _check_names(chosen)
     check_alike(chosen)
     if directory:
@@ -151,10 +161,17 @@ def study(
         for recipe in chosen:
             seeded = replace(recipe, train=replace(recipe.train, seed=seed))
             folder = out / f"{recipe.name}-seed{seed}"
-            runs[recipe.name].append(Run(recipe.name, seed, (*train_model(seeded, folder, track),)))
+            log = tuple(train_model(seeded, folder, track))
+            runs[recipe.name].append(Run(recipe.name, seed, log, _software(folder)))
     return Study(
-        suite, tuple(Learned(each, _spec(each), tuple(runs[each.name])) for each in chosen)
+        asked, tuple(Learned(each, _spec(each), tuple(runs[each.name])) for each in chosen)
     )
+
+
+def _software(folder: Path) -> tuple[dict[str, str], ...]:
+    info = read_info(folder / "model.safetensors")
+    assert info is not None
+    return tuple(info.training.get("software", ()))  # a run of an earlier version does not say
 
 
 def _asked(suite: StudySuite, recipes: Sequence[str], seeds: Sequence[int]) -> StudySuite:

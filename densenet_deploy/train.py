@@ -83,7 +83,7 @@ def train(
     state = State(out, config, subject, model, learner.optimizer, learner.scaler)
     position = state.resume()
     records = read_log(out / "metrics.jsonl", position.epoch)
-    result = _Result(model, config, preprocessing, images, out)
+    result = _Result(model, config, preprocessing, images, state.software, out)
     batches = _remaining(images, config, position, processes)
     total, done = config.epochs * steps, position.epoch * steps + position.step
     saved, writes = time.monotonic(), processes.rank == 0
@@ -178,10 +178,11 @@ def _not_yet_averaged(network: nn.Module, last: bool) -> contextlib.AbstractCont
 
 def _learner(model: Network, config: TrainConfig, processes: Processes) -> _Learner:
     """Prepares the model for training, in place, and what trains it."""
-    plain = config.compile or config.sync_batchnorm
+    synchronised = config.sync_batchnorm and processes.world > 1
     if isinstance(model, DenseNet):
+        plain = config.compile or synchronised
         model.memory_efficient = config.memory_efficient and not plain
-    if config.sync_batchnorm and processes.world > 1:
+    if synchronised:
         synchronise_batchnorm(model, processes.device)
     model.to(processes.device)
     if config.channels_last:
@@ -234,7 +235,7 @@ def _subject(
 def _remaining(
     images: TrainingImages, config: TrainConfig, position: Position, processes: Processes
 ) -> Iterator[Batch]:
-    share = Share(processes.rank, processes.world)
+    share = Share(processes.rank, processes.world, processes.local_world)
     first_epoch, first_step = position.epoch, position.step
     for epoch in range(first_epoch, config.epochs):
         first = first_step if epoch == first_epoch else 0
@@ -279,6 +280,7 @@ class _Result:
     config: TrainConfig
     preprocessing: Preprocessing
     images: TrainingImages
+    software: list[dict[str, str]]
     out: Path
 
     def keep_best(self, records: list[Record]) -> None:
@@ -298,7 +300,12 @@ class _Result:
         self._save("model.safetensors", chosen)
 
     def _save(self, name: str, record: Record) -> None:
-        training = {"config": asdict(self.config), "images": self.images.source, "final": record}
+        training = {
+            "config": asdict(self.config),
+            "images": self.images.source,
+            "final": record,
+            "software": self.software,
+        }
         info = CheckpointInfo(self.model.spec, self.preprocessing, self.images.classes, training)
         checkpoint.save(self.out / name, self.model, info)
 

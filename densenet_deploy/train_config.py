@@ -37,7 +37,8 @@ class TrainConfig:
         lighting: Standard deviation of the shift along ImageNet's principal colours.
         precision: `fp32`, or autocast to `bf16` or `fp16`; `fp16` scales the loss.
         channels_last: Keep activations as NHWC in memory.
-        memory_efficient: Recompute what a dense block need not keep; not with `compile`.
+        memory_efficient: Recompute what a dense block need not keep; not with `compile`, nor where
+            BatchNorm is synchronised.
         compile: Use torch.compile.
         sync_batchnorm: Take BatchNorm's statistics over all processes' images.
         validation_images: Held out of the training images, and evaluated instead of the test

@@ -11,7 +11,7 @@ from densenet_deploy import environment, held_memory, training_step
 from densenet_deploy.environment import usable_cores
 from densenet_deploy.errors import RecipeError
 from densenet_deploy.held_memory import Held
-from densenet_deploy.paired import LEAST_PAIRS, Ratio, Verdict, ratio
+from densenet_deploy.paired import LEAST_PAIRS, Ratio, Verdict, block_size, ratio
 from densenet_deploy.progress import Track, silent
 from densenet_deploy.spec import DenseNetSpec, variant
 from densenet_deploy.training_step import take_turns
@@ -191,7 +191,7 @@ def _refuse(suite: TrainingMemorySuite, limits: Sequence[MemoryLimit], only_limi
 
 def _compare(limit: MemoryLimit, threads: int, rounds: int, block: int, track: Track) -> Saved:
     tasks = [StepTask(limit.model, mode, limit.batch) for mode in _MODES]
-    block = block if rounds % block == 0 else 1
+    block = block_size(rounds, block)
     title = f"{limit.model}, "
     found = [held_memory.measure(t, threads) for t in track(tasks, f"{title}memory", len(tasks))]
     seconds = take_turns(tasks, rounds, block, threads, track, f"{title}step time")

@@ -10,7 +10,7 @@ from typing import Any
 from densenet_deploy import environment, training_step
 from densenet_deploy.environment import package_version, usable_cores
 from densenet_deploy.errors import RecipeError
-from densenet_deploy.paired import Ratio, Verdict, ratio
+from densenet_deploy.paired import Ratio, Verdict, block_size, ratio
 from densenet_deploy.progress import Track, silent
 from densenet_deploy.spec import variant
 from densenet_deploy.training_step import in_torchvision, take_turns
@@ -148,7 +148,7 @@ def measure_speed(
         DeployError: A model is unknown or has nothing to be compared with, or a process died.
     """
     threads, rounds = suite.threads or usable_cores(), pairs or suite.pairs
-    block = suite.block if rounds % suite.block == 0 else 1
+    block = block_size(rounds, suite.block)
     timed: list[Timed] = []
     judged: list[Judged] = []
     for claims in _together(_chosen(suite, models, batch_sizes)):

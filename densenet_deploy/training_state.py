@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ import torch
 from torch import nn
 from torch.amp.grad_scaler import GradScaler
 
+from densenet_deploy.environment import software
 from densenet_deploy.errors import CheckpointError
 from densenet_deploy.files import replacing_file
 from densenet_deploy.train_config import TrainConfig
@@ -44,6 +45,7 @@ class State:
         model: With its weights.
         optimizer: With its momenta.
         scaler: Of the loss.
+        software: What has trained it, in order; of a continued run, also before.
     """
 
     directory: Path
@@ -52,6 +54,7 @@ class State:
     model: nn.Module
     optimizer: torch.optim.Optimizer
     scaler: GradScaler
+    software: list[dict[str, str]] = field(default_factory=list)
 
     def save(self, position: Position) -> None:
         """Writes state.pt in one atomic step."""
@@ -62,6 +65,7 @@ class State:
             "config": asdict(self.config),
             "subject": dict(self.subject),
             "position": asdict(position),
+            "software": self.software,
         }
         with replacing_file(self.directory / STATE) as temporary:
             torch.save(state, temporary)
@@ -72,8 +76,14 @@ class State:
         Raises:
             CheckpointError: The directory holds another run's state, or a damaged one.
         """
-        if not (self.directory / STATE).exists():
-            return Position()
+        position = self._restored() if (self.directory / STATE).exists() else Position()
+        if self.software[-1:] != [now := software()]:
+            self.software.append(now)
+        for unfinished in self.directory.glob(f".{STATE}.*"):  # of a run killed while it saved
+            unfinished.unlink(missing_ok=True)
+        return position
+
+    def _restored(self) -> Position:
         state, position = _read(self.directory / STATE)
         different = _different(state["subject"], self.subject)
         if different := different + _different(state["config"], asdict(self.config)):
@@ -90,6 +100,7 @@ class State:
                 f"{self.directory} holds a run of another architecture",
                 remedy="train into another directory, or delete this one",
             ) from None
+        self.software.extend(state["software"])
         return position
 
 
@@ -102,7 +113,7 @@ def saved_position(directory: Path) -> Position | None:
 def _read(path: Path) -> tuple[dict[str, Any], Position]:
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
-        return {"config": {}, "subject": {}, **state}, Position(**state["position"])
+        return {"config": {}, "subject": {}, "software": [], **state}, Position(**state["position"])
     except Exception as error:  # torch raises many types for damaged files
         raise CheckpointError(
             f"{path} is damaged ({type(error).__name__})",

@@ -6,7 +6,7 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from densenet_deploy.paired import LEAST_PAIRS
+from densenet_deploy.paired import check_rounds
 
 Mode = Literal["memory-efficient", "naive", "torchvision"]
 StepPrecision = Literal["fp32", "bf16"]
@@ -74,7 +74,7 @@ class DepthSweep:
     growth_rate: int = 12
     variant: Literal["plain", "b", "c", "bc"] = "bc"
     batch: int = 16
-    pairs: int = 8
+    pairs: int = 10
 
     def __post_init__(self) -> None:
         if list(self.depths) != sorted(set(self.depths)) or min(self.batch, self.pairs) < 1:
@@ -114,7 +114,9 @@ class TrainingMemorySuite:
         names = [limit.model for limit in self.limits]
         if not names or len(set(names)) < len(names):
             raise ValueError("limits must not be empty, and name each model once")
-        _check_rounds(self.threads, self.pairs, self.block)
+        if self.threads < 0:
+            raise ValueError("threads must not be negative")
+        check_rounds(self.pairs, self.block)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, as in the TOML file."""
@@ -181,15 +183,10 @@ class TrainingSpeedSuite:
     def __post_init__(self) -> None:
         if not self.comparisons:
             raise ValueError("comparisons must not be empty")
-        _check_rounds(self.threads, self.pairs, self.block)
+        if self.threads < 0:
+            raise ValueError("threads must not be negative")
+        check_rounds(self.pairs, self.block)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, as in the TOML file."""
         return dataclasses.asdict(self)
-
-
-def _check_rounds(threads: int, pairs: int, block: int) -> None:
-    if threads < 0:
-        raise ValueError("threads must not be negative")
-    if pairs < LEAST_PAIRS or block < 1 or pairs % block:
-        raise ValueError(f"pairs must be at least {LEAST_PAIRS}, and a multiple of block")

@@ -383,9 +383,11 @@ def test_held_out_images_are_not_trained_on(folder: Path) -> None:
         batches.open_images(config, COLOUR, held_out=24)
 
 
-@pytest.mark.parametrize("world, workers", [(1, 6), (2, 3), (4, 1), (12, 1)])
-def test_processes_share_the_cores(
-    folder: Path, monkeypatch: pytest.MonkeyPatch, world: int, workers: int
+@pytest.mark.parametrize(
+    "world, local_world, workers", [(1, 1, 6), (2, 2, 3), (4, 4, 1), (12, 12, 1), (4, 2, 3)]
+)
+def test_processes_share_the_cores_of_their_machine(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, world: int, local_world: int, workers: int
 ) -> None:
     started = []
 
@@ -396,7 +398,7 @@ def test_processes_share_the_cores(
     monkeypatch.setattr(batches, "usable_cores", lambda: 6)
     monkeypatch.setattr(batches, "DataLoader", loader)
     images = ImagesInFolder(list_files(str(folder), "train"), COLOUR)
-    list(images.batches(replace(PHOTOGRAPHS, batch_size=12), 0, 0, Share(0, world)))
+    list(images.batches(replace(PHOTOGRAPHS, batch_size=12), 0, 0, Share(0, world, local_world)))
     assert started == [workers]
 
 

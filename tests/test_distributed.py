@@ -209,6 +209,14 @@ def test_a_file_that_one_process_cannot_read_is_named(tmp_path: Path) -> None:
     assert "Traceback" not in done.stderr
 
 
+def test_images_that_are_not_there_are_said_once(tmp_path: Path, folder: Path) -> None:
+    """The first looks for them, while the other waits."""
+    with start(tmp_path / "nowhere", tmp_path / "run", 2, 1, 1, False) as process:
+        _, err = process.communicate()
+    assert process.returncode == 2
+    assert err.count("nowhere") == 1 and "Traceback" not in err
+
+
 def wait_for_ranks(parent: int) -> dict[int, int]:
     """Process ids of the ranks that a launcher started."""
     while True:

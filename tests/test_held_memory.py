@@ -99,8 +99,7 @@ def test_a_fresh_process_measures() -> None:
     task = StepTask("densenet-bc-22-12", "naive", 32)
     found = measure(task, threads=1)
     assert found.held_bytes == held(task.model, task.mode, task.batch)
-    # Its allocator can hand out again what the pass before the measured one has freed.
-    assert 0.9 < found.peak_rss_bytes / found.held_bytes < 2
+    assert 1 < found.peak_rss_bytes / found.held_bytes < 2
     record = found.to_dict()
     assert record["mode"] == "naive" and record["batch"] == 32
     assert {"held_bytes", "peak_rss_bytes", "precision"} < record.keys()

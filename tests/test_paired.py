@@ -12,7 +12,14 @@ from hypothesis import strategies as st
 from scipy import optimize, stats
 
 from densenet_deploy import paired
-from densenet_deploy.paired import AccuracyDrop, Ratio, accuracy_drop, ratio
+from densenet_deploy.paired import (
+    LEAST_BLOCKS,
+    AccuracyDrop,
+    Ratio,
+    accuracy_drop,
+    block_size,
+    ratio,
+)
 
 
 def timings(rounds: int, speedup: float, seed: int, noise: float = 0.03) -> tuple[Any, Any]:
@@ -228,3 +235,14 @@ def test_blocks_are_resampled_together() -> None:
     assert apart.low > together.low and apart.high < together.high
     with pytest.raises(ValueError, match="24 pairs are no blocks of 5"):
         ratio(ratios, ones, block=5)
+
+
+@given(st.integers(1, 200), st.integers(1, 40))
+def test_blocks_leave_no_rest_and_are_five_where_they_can_be(pairs: int, most: int) -> None:
+    size = block_size(pairs, most)
+    possible = [n for n in range(1, most + 1) if pairs % n == 0 and pairs // n >= LEAST_BLOCKS]
+    assert size == max(possible, default=1)
+
+
+def test_a_few_blocks() -> None:
+    assert [block_size(pairs, 4) for pairs in (24, 20, 10, 8, 2)] == [4, 4, 2, 1, 1]

@@ -69,6 +69,14 @@ def test_there_are_these_recipes() -> None:
     assert all(name == each.recipe.name for name, each in published_recipes().items())
 
 
+def test_what_a_source_does_not_say_is_no_fact() -> None:
+    recipes = (each.recipe for each in published_recipes().values())
+    inferred = {each.name: each.description for each in recipes if "inferred" in each.description}
+    assert list(inferred) == ["paper/densenet232-k48/imagenet"]
+    (description,) = inferred.values()
+    assert description.endswith("trained as published, drops and batch inferred")
+
+
 @pytest.mark.parametrize("net", CIFAR_ERRORS)
 def test_small_images(net: str) -> None:
     for setting, error in zip(SMALL_SETS, CIFAR_ERRORS[net], strict=True):

@@ -12,6 +12,7 @@ import pytest
 
 from densenet_deploy import study as studying
 from densenet_deploy.checkpoint import read_info
+from densenet_deploy.environment import software
 from densenet_deploy.errors import DataError, RecipeError
 from densenet_deploy.recipe import load_recipe
 from densenet_deploy.spec import variant
@@ -85,6 +86,7 @@ def test_every_network_is_trained_from_every_seed(found: Study, place: Path) -> 
             assert info is not None and info.spec == one.spec
             assert info.training["config"]["seed"] == run.seed
             assert info.training["images"].startswith("64 of ")
+            assert run.software == (software(),)
 
 
 def test_the_record_holds_every_log_and_their_statistics(found: Study) -> None:
@@ -104,9 +106,11 @@ def test_what_was_trained_is_not_trained_again(
 ) -> None:
     weights = place / "runs" / "residual-seed5" / "model.safetensors"
     before = weights.read_bytes()
+    monkeypatch.setattr("densenet_deploy.train._Learner.step", lambda *_: pytest.fail("trained"))
     again = study(suite, place / "runs", recipes=suite.recipes[1:], seeds=(5,))
     assert [run.log for one in again.learned for run in one.runs] == [found.learned[1].runs[1].log]
     assert weights.read_bytes() == before
+    assert again.suite.seeds == (5,) and again.suite.recipes == suite.recipes[1:]
     assert again.learned[0].std is None and again.to_dict()["recipes"][0]["std_top1"] is None
 
 
@@ -120,6 +124,7 @@ def test_one_seed_of_all_networks_comes_first(
         return [{"evaluation_top1": float(len(trained)), "seconds": 1.5}] * 2
 
     monkeypatch.setattr(studying, "train_model", train)
+    monkeypatch.setattr(studying, "_software", lambda folder: ())
     found = study(suite, tmp_path, seeds=(1, 2, 3), directory="there")
     order = [(name, seed, "there") for seed in (1, 2, 3) for name in NETWORKS]
     assert trained == order
@@ -152,6 +157,20 @@ def test_what_is_named_twice_is_refused(suite: StudySuite, tmp_path: Path) -> No
     with pytest.raises(RecipeError, match="dense is the name of two recipes"):
         study(suite, tmp_path / "runs", recipes=paths)
     assert not (tmp_path / "runs").exists()
+
+
+def test_a_published_recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    trained: list[str] = []
+
+    def train(recipe: Any, out: Path, track: Any) -> list[dict[str, Any]]:
+        trained.append(recipe.model.variant)
+        return [{"evaluation_top1": 1.0, "seconds": 1.0}]
+
+    monkeypatch.setattr(studying, "train_model", train)
+    monkeypatch.setattr(studying, "_software", lambda folder: ())
+    nets = ("densenet-40-12", "densenet-100-12")
+    study(StudySuite("small", tuple(f"paper/{net}/c10" for net in nets), (0,)), tmp_path)
+    assert trained == list(nets)
 
 
 def test_nothing_is_selected(tmp_path: Path) -> None:

@@ -293,6 +293,7 @@ def steps(**values: Any) -> dict[str, Any]:
         (INFERENCE | {"batch_sizes": []}, "batch_sizes must be positive, and at least one"),
         (INFERENCE | {"models": []}, "models and backends must not be empty"),
         (INFERENCE | {"threads": -1}, "threads must not be negative"),
+        (MEMORY | {"block": 6}, "and a multiple of block, 5 times at least"),
         (MEMORY | {"block": 7}, "pairs must be at least 20, and a multiple of block"),
         (MEMORY | {"threads": -1}, "threads must not be negative"),
         (SPEED | {"comparisons": []}, "comparisons must not be empty"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import os
@@ -19,11 +20,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from densenet_deploy import checkpoint, data, train
+from densenet_deploy import checkpoint, data, environment, train, training_state
 from densenet_deploy.batches import ImagesInMemory
 from densenet_deploy.data import ImageSet
-from densenet_deploy.errors import CheckpointError, DataError
-from densenet_deploy.evaluate import evaluate
+from densenet_deploy.distributed import ALONE
+from densenet_deploy.errors import CheckpointError, DataError, TrainingError
+from densenet_deploy.evaluate import Accuracy, evaluate
 from densenet_deploy.model import DenseNet, create_model
 from densenet_deploy.preprocess import FASHION_MNIST, Preprocessing
 from densenet_deploy.progress import Track, silent
@@ -55,7 +57,8 @@ def run(
 ) -> tuple[State, list[dict[str, Any]]]:
     """Trains a tiny network; its weights and the records without their durations."""
     images = images or small_images("train", 80)
-    model = create_model(name, SMALL.input_shape, max(len(images.classes), 2), seed=config.seed)
+    classes = max(len(images.classes), 2)
+    model = create_model(name, SMALL.input_shape, classes, config.seed, dropout=config.dropout)
     batches = ImagesInMemory(images, SMALL)
     records = train.train(model, config, batches, small_images("test", 50), SMALL, out, track)
     return dict(model.state_dict()), [without_seconds(record) for record in records]
@@ -156,6 +159,8 @@ def test_kill_between_saves_repeats_steps_and_changes_nothing(
         {"precision": "fp32", "channels_last": False},
         {"momentum": 0.0},
         {"schedule": "step", "warmup_epochs": 0.0},
+        {"dropout": 0.2},
+        {"precision": "fp16"},
     ],
     ids=str,
 )
@@ -170,6 +175,39 @@ def test_resuming_is_exact_for_other_options(
     weights, records = run(tmp_path / "killed", config)
     assert_equal(weights, expected[0])
     assert records == expected[1]
+
+
+def test_what_trained_is_kept_across_interruptions(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(train, "SAVE_SECONDS", 0)
+    for commit, steps in (("a", 3), ("b", 0), ("b", 4), ("c", 100)):
+        monkeypatch.setattr(training_state, "software", lambda now=commit: {"git": now})
+        with contextlib.suppress(Killed):
+            run(tmp_path, track=killed_after(steps))
+    info = checkpoint.read_info(tmp_path / "model.safetensors")
+    assert info is not None
+    assert info.training["software"] == [{"git": commit} for commit in "abc"]
+
+
+def test_a_state_that_says_nothing_of_its_software_is_continued(tmp_path: Path) -> None:
+    with pytest.raises(Killed):
+        run(tmp_path, track=killed_after(8))
+    state = torch.load(tmp_path / "state.pt", weights_only=True)
+    assert state.pop("software") == [environment.software()]
+    torch.save(state, tmp_path / "state.pt")
+    counts: list[tuple[int | None, int]] = []
+    run(tmp_path, track=recording([], counts))
+    assert counts == [(15, 5)]
+
+
+def test_what_a_kill_left_of_a_save_goes(tmp_path: Path) -> None:
+    with pytest.raises(Killed):
+        run(tmp_path, track=killed_after(8))
+    half = tmp_path / ".state.pt.0000"
+    half.write_bytes(b"half a state")
+    run(tmp_path)
+    assert not half.exists() and (tmp_path / "state.pt").exists()
 
 
 def run_reporting_steps(out: str) -> None:
@@ -417,6 +455,78 @@ def test_result_holds_the_weights_and_how_they_were_made(tmp_path: Path) -> None
     assert info.training["config"] == json.loads(json.dumps(asdict(CONFIG)))
     assert info.training["images"] == "80 of Fashion-MNIST sample, 512 train images"
     assert without_seconds(info.training["final"]) == records[-1]
+
+
+@pytest.mark.parametrize("kill", [0, 12])
+def test_the_best_epoch_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kill: int) -> None:
+    """The first of those that are best; also where a kill lies between it and the end."""
+    accuracies = {1: 50.0, 2: 70.0, 3: 60.0, 4: 70.0}
+    states: list[State] = []
+
+    def scripted(model: DenseNet, *_: Any, **__: Any) -> Accuracy:
+        states.append({name: tensor.clone() for name, tensor in model.state_dict().items()})
+        return Accuracy(accuracies[len(states)], None, 50, 1, "scripted")
+
+    monkeypatch.setattr(train, "evaluate", scripted)
+    config = replace(CONFIG, epochs=4, validation_images=1, select="best")
+    if kill:
+        with pytest.raises(Killed):
+            run(tmp_path, config, killed_after(kill))
+        assert len(states) == 2
+    weights, records = run(tmp_path, config)
+    assert [record["evaluation_top1"] for record in records] == [*accuracies.values()]
+    assert_equal(weights, states[1])
+    assert not torch.equal(states[1]["classifier.weight"], states[3]["classifier.weight"])
+    path = tmp_path / "model.safetensors"
+    info = checkpoint.read_info(path)
+    assert info is not None and without_seconds(info.training["final"]) == records[1]
+    model = DenseNet(info.spec)
+    checkpoint.load_weights(path, model)
+    assert_equal(dict(model.state_dict()), states[1])
+
+
+def test_a_loss_that_is_no_number_ends_the_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(train, "SAVE_SECONDS", 0)
+    config = replace(CONFIG, learning_rate=1e30, warmup_epochs=0.0)
+    for _ in range(2):  # what was saved is from before, so it ends there again
+        with pytest.raises(TrainingError, match=r"the loss is (nan|inf) at epoch 1, step 2"):
+            run(tmp_path, config)
+    assert torch.load(tmp_path / "state.pt", weights_only=True)["position"]["step"] == 1
+    assert not (tmp_path / "model.safetensors").exists()
+
+
+def test_compiled_it_trains_the_same_network(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Traced and called by torch.compile, but run by eager kernels, so that it takes no minutes."""
+    compiled: list[DenseNet] = []
+    original = torch.compile
+
+    def eager(model: DenseNet) -> Any:
+        compiled.append(model)
+        return original(model, backend="eager")
+
+    monkeypatch.setattr(torch, "compile", eager)
+    monkeypatch.setattr(train, "SAVE_SECONDS", 0)
+    plain = replace(CONFIG, epochs=1, memory_efficient=False, precision="fp32")
+    expected = run(tmp_path / "plain", plain)
+    config = replace(plain, compile=True, memory_efficient=True)
+    with pytest.raises(Killed):
+        run(tmp_path / "compiled", config, killed_after(3))
+    weights, records = run(tmp_path / "compiled", config)
+    assert len(compiled) == 2 and not compiled[0].memory_efficient
+    for name, tensor in weights.items():
+        torch.testing.assert_close(tensor, expected[0][name], rtol=1e-3, atol=1e-4, msg=name)
+    assert records[0]["loss"] == pytest.approx(expected[1][0]["loss"], abs=1e-3)
+
+
+def test_one_process_has_no_other_to_synchronise_with(tmp_path: Path) -> None:
+    config = replace(CONFIG, sync_batchnorm=True)
+    model = create_model("densenet-bc-10-4", SMALL.input_shape, 10)
+    train._learner(model, config, ALONE)
+    assert model.memory_efficient
 
 
 def test_seed_changes_the_run(

@@ -16,7 +16,6 @@ from densenet_deploy.cli.options import (
     Full,
     Json,
     Quiet,
-    RecipeArgument,
     Weights,
     data_config,
     tracker,
@@ -27,7 +26,12 @@ from densenet_deploy.recipe import DataName
 
 
 def evaluate(
-    recipe: RecipeArgument = DEFAULT_RECIPE,
+    recipe: Annotated[
+        str,
+        typer.Argument(
+            help=f"Recipe name or .toml file (default: {DEFAULT_RECIPE}).", show_default=False
+        ),
+    ] = "",
     model: Architecture = "",
     weights: Weights = "",
     data: Annotated[DataName | None, typer.Option("--data", help="Labelled images.")] = None,
@@ -49,11 +53,11 @@ def evaluate(
     if crops not in (1, 10):
         raise RecipeError(f"--crops {crops}", expected="1 or 10")
     images = data_config(data, data_dir if data else "")
-    if weights and not model and recipe != DEFAULT_RECIPE:
+    if recipe and weights and not model:
         chosen = choose_recipe(recipe, data=images)
         chosen = replace(chosen, model=replace(chosen.model, weights=weights))
     else:
-        chosen = choose_recipe(recipe, model, weights, images)
+        chosen = choose_recipe(recipe or DEFAULT_RECIPE, model, weights, images)
     chosen = replace(chosen, data=whole(chosen.data, full, data_dir))
     accuracy, trained = evaluate_recipe(
         chosen, 10 if crops == 10 else 1, batch_size, device, tracker(quiet)

@@ -13,6 +13,7 @@ import typer
 from densenet_deploy.cli import show, suite_tables, training_tables
 from densenet_deploy.cli.options import DataDirectory, Json, Quiet, default_out, integers, tracker
 from densenet_deploy.embedding_suite import EmbeddingSuite
+from densenet_deploy.environment import git_commit
 from densenet_deploy.errors import RecipeError
 from densenet_deploy.files import replacing_file
 from densenet_deploy.inference_suite import InferenceMemorySuite
@@ -98,6 +99,7 @@ def suite(
         "--runs": runs,
     }
     _check_options(chosen, options)
+    git_commit()  # that of the code which runs now, whatever the checkout holds hours later
     found, tell = _run(chosen, options, tracker(quiet))
     records = found.to_dict()
     if out:

@@ -79,7 +79,8 @@ def _chosen(recipe: str, epochs: int | None, validation: int, data_dir: str) -> 
     chosen = choose_recipe(recipe)
     changes: dict[str, Any] = {"validation_images": validation} if validation else {}
     if epochs is not None:
-        changes["epochs"] = epochs
+        share = epochs / chosen.train.epochs
+        changes |= {"epochs": epochs, "warmup_epochs": chosen.train.warmup_epochs * share}
     training = checked(lambda: replace(chosen.train, **changes))
     return replace(chosen, data=whole(chosen.data, True, data_dir), train=training)
 

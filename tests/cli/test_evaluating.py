@@ -71,6 +71,14 @@ def test_weights_in_place_of_a_named_recipes(command: Command, tmp_path: Path) -
     )
 
 
+def test_weights_in_place_of_the_default_recipes(command: Command, tmp_path: Path) -> None:
+    weights = tmp_path / "mine.safetensors"
+    weights.write_bytes(SHIPPED.read_bytes())
+    done = command("evaluate", "fashion-mnist", "--weights", weights, "-q")
+    assert done.code == 0, done.err
+    assert done.out.startswith("weights: mine.safetensors: 175,690 parameters\ntop-1 9")
+
+
 @pytest.fixture(scope="module")
 def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A thousand classes, two of which have an image."""
