@@ -16,7 +16,7 @@ from densenet_deploy.environment import usable_cores
 from densenet_deploy.errors import BackendError
 from densenet_deploy.files import sha256
 from densenet_deploy.interleaved import Entrant, Samples, interleave
-from densenet_deploy.paired import Ratio, Verdict, ratio
+from densenet_deploy.paired import Ratio, Verdict, block_size, ratio
 from densenet_deploy.progress import Track, silent
 from densenet_deploy.rivals import Lot, Network, find_recipes, lot_of, make_networks
 from densenet_deploy.runtime import why_unavailable
@@ -145,6 +145,7 @@ class Competition:
         suite: What was run.
         threads: CPU threads of each side.
         pairs: Rounds.
+        block: Rounds after which all sides are started anew.
         models: Name, description, recipe digest, counts and whether the weights are seeded, of each
             model.
         timed: Every side.
@@ -154,6 +155,7 @@ class Competition:
     suite: LatencySuite
     threads: int
     pairs: int
+    block: int
     models: tuple[dict[str, Any], ...]
     timed: tuple[Timed, ...]
     judged: tuple[Judged, ...]
@@ -168,6 +170,7 @@ class Competition:
             "suite": self.suite.to_dict(),
             "threads": self.threads,
             "pairs": self.pairs,
+            "block": self.block,
             "passed": bool(self),
             "method": interleaved.METHOD,
             "environment": environment.describe(),
@@ -204,6 +207,7 @@ def compete(
     lots = [lot_of(suite, name, batch) for name in chosen for batch in sizes]
     recipes = find_recipes(lots)  # all, before any runs
     threads, rounds = suite.threads or usable_cores(), pairs or suite.pairs
+    block = block_size(rounds, suite.block)
     records: dict[str, dict[str, Any]] = {}
     timed: list[Timed] = []
     judged: list[Judged] = []
@@ -213,14 +217,16 @@ def compete(
             networks = make_networks(ours, recipes, Path(folder), track)
             records |= {key: network.record for key, network in networks.items()}
             for lot in ours:
-                sides = _time(lot, networks, threads, rounds, track)
+                sides = _time(lot, networks, threads, rounds, block, track)
                 timed += sides.values()
-                judged += [_judge(claim, sides) for claim in lot.claims]
-    return Competition(suite, threads, rounds, (*records.values(),), tuple(timed), tuple(judged))
+                judged += [_judge(claim, sides, block) for claim in lot.claims]
+    return Competition(
+        suite, threads, rounds, block, (*records.values(),), tuple(timed), tuple(judged)
+    )
 
 
 def _time(
-    lot: Lot, networks: dict[str, Network], threads: int, rounds: int, track: Track
+    lot: Lot, networks: dict[str, Network], threads: int, rounds: int, block: int, track: Track
 ) -> dict[str, Timed]:
     """Every side of a lot as timed, by its name."""
     source = networks[lot.model].source
@@ -236,7 +242,7 @@ def _time(
         Entrant(side.name, graph, side.backend)
         for side, graph in zip(lot.sides, graphs, strict=True)
     ]
-    samples = interleave(entrants, images, lot.batch, threads, rounds, track, title)
+    samples = interleave(entrants, images, lot.batch, threads, rounds, block, track, title)
     return {
         side.name: Timed(
             model=lot.model,
@@ -259,7 +265,7 @@ def _reference(source: Source, images: Array) -> Array:
     return logits
 
 
-def _judge(claim: Comparison, sides: dict[str, Timed]) -> Judged:
+def _judge(claim: Comparison, sides: dict[str, Timed], block: int) -> Judged:
     candidate, baseline = sides[claim.candidate], sides[claim.baseline]
-    speedup = ratio(baseline.samples.seconds, candidate.samples.seconds)
+    speedup = ratio(baseline.samples.seconds, candidate.samples.seconds, block)
     return Judged(claim, candidate, baseline, speedup)

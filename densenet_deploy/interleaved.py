@@ -1,14 +1,7 @@
-"""Times several graphs against each other: each in a process of its own, taking turns.
-
-Every process loads its graph once and stays; one at a time runs, the others wait on a pipe. In each
-round every side gives one sample, and every second round goes through them backwards: what the
-machine does meanwhile meets all sides alike, and ratios of one round can be trusted where times of
-two runs cannot.
-"""
+"""Times several graphs against each other: each in a process of its own, taking turns."""
 
 from __future__ import annotations
 
-import contextlib
 import math
 import statistics
 import time
@@ -23,17 +16,18 @@ from densenet_deploy.bench import rotate, warm_up
 from densenet_deploy.progress import Track, silent
 from densenet_deploy.runtime import open_graph
 from densenet_deploy.runtime.runner import Array, Infer
-from densenet_deploy.worker import Worker, serve
+from densenet_deploy.turns import take_turns
+from densenet_deploy.worker import serve
 
 _SAMPLE_SECONDS = 0.05
 _LEAST_REQUESTS = 3  # a median of fewer is a mean
 METHOD = (
     "A sample is the median host wall time of consecutive requests, normalised images in to logits "
     "out, after one that is not timed: at least 3 requests and about 50 ms. Each side runs in a "
-    "process of its own, loaded once and warmed up until its median settles or for 2 s. In every "
-    "round each side gives one sample, one at a time, in an order that is reversed every second "
-    "round. A speed-up is the median over the rounds of baseline / candidate, with its 95 % "
-    "percentile bootstrap interval. No sample is dropped."
+    "process of its own, warmed up until its median settles or for 2 s. In every round each side "
+    "gives one sample, one at a time, in an order that is reversed every second round; all are "
+    "started anew after each block of rounds. A speed-up is the median over the rounds of baseline "
+    "/ candidate, with its 95 % percentile bootstrap interval over blocks. No sample is dropped."
 )
 
 
@@ -57,9 +51,9 @@ class Samples:
     """What one side gave.
 
     Attributes:
-        load_seconds: From loading the graph to the first answer.
-        steady: Whether its median latency had settled before the first round.
-        requests: Timed requests of each sample.
+        load_seconds: From loading the graph to the first answer, median of all launches.
+        steady: Whether its median latency had settled before it was timed, in every launch.
+        requests: Timed requests of each sample, at least.
         seconds: Median latency of each round.
         logits: (N, classes), of the images in order.
     """
@@ -77,6 +71,7 @@ def interleave(
     batch: int,
     threads: int,
     rounds: int,
+    block: int,
     track: Track = silent,
     title: str = "Timing",
 ) -> list[Samples]:
@@ -87,27 +82,27 @@ def interleave(
         images: Normalised images (N, C, H, W) to rotate through.
         batch: Images per request.
         threads: CPU threads of each; 0 for all cores.
-        rounds: Samples of each.
+        rounds: Samples of each; a multiple of `block`.
+        block: Rounds after which all are started anew.
         track: Progress reporter.
         title: What it shows.
 
     Raises:
         BackendError: A backend cannot run here or refuses a graph, or a process died.
     """
-    with contextlib.ExitStack() as stack:
-        workers, opened = [], []
-        for entrant in track(entrants, f"{title}: loading", len(entrants)):
-            workers.append(stack.enter_context(Worker(__name__, entrant.name)))
-            job = (entrant.graph.absolute(), entrant.backend, threads, images, batch)
-            opened.append(workers[-1].ask(job))
-        seconds: list[list[float]] = [[] for _ in workers]
-        for number in track(range(rounds), title, rounds):
-            for index in range(len(workers))[:: -1 if number % 2 else 1]:
-                seconds[index].append(workers[index].ask(None))
-    return [
-        Samples(load_seconds, steady, requests, tuple(series), logits)
-        for (load_seconds, steady, requests, logits), series in zip(opened, seconds, strict=True)
+    sides = [
+        (entrant.name, (entrant.graph.absolute(), entrant.backend, threads, images, batch))
+        for entrant in entrants
     ]
+    return [
+        _samples(side.opened, side.seconds)
+        for side in take_turns(__name__, sides, rounds, block, track, title)
+    ]
+
+
+def _samples(opened: Sequence[Any], seconds: tuple[float, ...]) -> Samples:
+    load_seconds, steady, requests, logits = zip(*opened, strict=True)
+    return Samples(statistics.median(load_seconds), all(steady), min(requests), seconds, logits[0])
 
 
 def _answers(requests: Iterator[Any]) -> Iterator[Any]:

@@ -18,7 +18,7 @@ from densenet_deploy import schema
 from densenet_deploy.embedding_suite import EmbeddingSuite
 from densenet_deploy.errors import RecipeError
 from densenet_deploy.inference_suite import InferenceMemorySuite
-from densenet_deploy.paired import LEAST_PAIRS
+from densenet_deploy.paired import check_rounds
 from densenet_deploy.recipe import DataConfig, Target, recipe_folder
 from densenet_deploy.study_suite import StudySuite
 from densenet_deploy.training_suite import TrainingMemorySuite, TrainingSpeedSuite
@@ -109,6 +109,7 @@ class LatencySuite:
         comparisons: Claims about pairs of sides.
         threads: CPU threads of each side; 0 for all cores.
         pairs: Rounds, in each of which every side is timed once.
+        block: Rounds after which all sides are started anew.
         kind: Which suite this is.
     """
 
@@ -120,13 +121,15 @@ class LatencySuite:
     description: str = ""
     threads: int = 0
     pairs: int = 24
+    block: int = 4
     kind: Literal["latency"] = "latency"
 
     def __post_init__(self) -> None:
         if not self.models or not self.batch_sizes or min(self.batch_sizes) < 1:
             raise ValueError("models must not be empty and batch_sizes must be positive")
-        if self.threads < 0 or self.pairs < LEAST_PAIRS:
-            raise ValueError(f"threads must not be negative and pairs at least {LEAST_PAIRS}")
+        if self.threads < 0:
+            raise ValueError("threads must not be negative")
+        check_rounds(self.pairs, self.block)
         names = [side.name for side in self.sides]
         if doubled := sorted({name for name in names if names.count(name) > 1}):
             raise ValueError(f"two sides are called {doubled[0]!r}")

@@ -14,7 +14,7 @@ from densenet_deploy.held_memory import Held
 from densenet_deploy.paired import LEAST_PAIRS, Ratio, Verdict, block_size, ratio
 from densenet_deploy.progress import Track, silent
 from densenet_deploy.spec import DenseNetSpec, variant
-from densenet_deploy.training_step import take_turns
+from densenet_deploy.training_step import time_steps
 from densenet_deploy.training_suite import (
     DepthSweep,
     MemoryLimit,
@@ -194,7 +194,7 @@ def _compare(limit: MemoryLimit, threads: int, rounds: int, block: int, track: T
     block = block_size(rounds, block)
     title = f"{limit.model}, "
     found = [held_memory.measure(t, threads) for t in track(tasks, f"{title}memory", len(tasks))]
-    seconds = take_turns(tasks, rounds, block, threads, track, f"{title}step time")
+    seconds = time_steps(tasks, rounds, block, threads, track, f"{title}step time")
     return Saved(limit, found[0], found[1], seconds[0], seconds[1], block)
 
 

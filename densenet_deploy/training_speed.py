@@ -13,7 +13,7 @@ from densenet_deploy.errors import RecipeError
 from densenet_deploy.paired import Ratio, Verdict, block_size, ratio
 from densenet_deploy.progress import Track, silent
 from densenet_deploy.spec import variant
-from densenet_deploy.training_step import in_torchvision, take_turns
+from densenet_deploy.training_step import in_torchvision, time_steps
 from densenet_deploy.training_suite import Mode, StepComparison, StepTask, TrainingSpeedSuite
 
 SCHEMA_VERSION = 1
@@ -154,7 +154,7 @@ def measure_speed(
     for claims in _together(_chosen(suite, models, batch_sizes)):
         tasks = dict.fromkeys(_side(c, mode) for c in claims for mode in (c.candidate, c.baseline))
         title = f"{claims[0].model}, batch {claims[0].batch_sizes[0]}, {claims[0].precisions[0]}"
-        series = take_turns(tuple(tasks), rounds, block, threads, track, title)
+        series = time_steps(tuple(tasks), rounds, block, threads, track, title)
         sides = {task: Timed(task, seconds) for task, seconds in zip(tasks, series, strict=True)}
         timed += sides.values()
         for claim in claims:

@@ -6,7 +6,6 @@ launches differ from each other.
 
 from __future__ import annotations
 
-import contextlib
 import math
 import statistics
 import time
@@ -22,7 +21,8 @@ from densenet_deploy.errors import RecipeError
 from densenet_deploy.model import create_model
 from densenet_deploy.progress import Track, silent
 from densenet_deploy.training_suite import StepTask
-from densenet_deploy.worker import Worker, serve
+from densenet_deploy.turns import take_turns
+from densenet_deploy.worker import serve
 
 _SAMPLE_SECONDS = 0.5
 _WARMUP_STEPS = 2
@@ -109,7 +109,7 @@ def in_torchvision(name: str) -> bool:
     return name in models.list_models(module=models)
 
 
-def take_turns(
+def time_steps(
     tasks: Sequence[StepTask],
     rounds: int,
     block: int,
@@ -117,7 +117,7 @@ def take_turns(
     track: Track = silent,
     title: str = "Steps",
 ) -> list[tuple[float, ...]]:
-    """Times a step of every task once in each round.
+    """Times a step of every task once in each round, see `turns.take_turns`.
 
     Args:
         tasks: Who takes part.
@@ -134,18 +134,8 @@ def take_turns(
         BackendError: A process died.
         RecipeError: There is no such model.
     """
-    seconds: list[list[float]] = [[] for _ in tasks]
-    launches = range(rounds // block)
-    for launch in track(launches, title, len(launches)):
-        with contextlib.ExitStack() as stack:
-            workers: dict[int, Worker] = {}
-            for index in range(len(tasks))[:: -1 if launch % 2 else 1]:
-                workers[index] = stack.enter_context(Worker(__name__, tasks[index].mode))
-                workers[index].ask((tasks[index], threads))
-            for number in range(block):
-                for index in range(len(tasks))[:: -1 if number % 2 else 1]:
-                    seconds[index].append(workers[index].ask(None))
-    return [tuple(series) for series in seconds]
+    sides = [(task.mode, (task, threads)) for task in tasks]
+    return [side.seconds for side in take_turns(__name__, sides, rounds, block, track, title)]
 
 
 def _answers(requests: Iterator[Any]) -> Iterator[Any]:

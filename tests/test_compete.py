@@ -62,7 +62,7 @@ def test_sides_of_one_graph_share_it(found: Competition) -> None:
 
 
 def test_two_rounds_decide_nothing(found: Competition) -> None:
-    assert (found.pairs, found.threads) == (2, 1)
+    assert (found.pairs, found.block, found.threads) == (2, 1, 1)
     assert {judged.verdict for judged in found.judged} == {"not decided"}
     assert bool(found)
 
@@ -118,7 +118,7 @@ def test_a_missed_goal_is_no_failure(
 
 def test_one_failed_floor_fails_the_suite() -> None:
     records = (judged(1.9, None), judged(2.1, None))
-    competition = Competition(suite_of("net"), 1, 20, (), (), records)
+    competition = Competition(suite_of("net"), 1, 20, 4, (), (), records)
     assert not competition and competition.to_dict()["passed"] is False
     assert replace(competition, judged=records[:1])
 

@@ -140,7 +140,7 @@ def test_a_file_becomes_a_suite(tmp_path: Path) -> None:
         Side("before", "plain", "onnxruntime"),
         Side("after", "fp32", "openvino"),
     )
-    assert (found.pairs, found.threads, found.description) == (24, 0, "")
+    assert (found.pairs, found.block, found.threads, found.description) == (24, 4, 0, "")
     claim = found.comparisons[0]
     assert (claim.floor, claim.goal, claim.batch_sizes) == (1.0, 1.5, (2,))
     assert found.to_dict()["comparisons"][0]["candidate"] == "after"
@@ -248,7 +248,7 @@ def steps(**values: Any) -> dict[str, Any]:
         (change("comparisons", 0, "batch_sizes", value=[3]), "names batch size 3; there are: 1, 2"),
         (change("comparisons", 1, "models", value=["x"]), "a comparison names model 'x'"),
         (change("comparisons", value=[]), "side 'before' is in no comparison"),
-        (change("pairs", value=19), "pairs at least 20"),
+        (change("pairs", value=19), "pairs must be at least 20, and a multiple of block"),
         (change("threads", value=-1), "threads must not be negative"),
         (change("models", value=[]), "models must not be empty"),
         (change("batch_sizes", value=[0]), "batch_sizes must be positive"),

@@ -74,11 +74,11 @@ def here(monkeypatch: pytest.MonkeyPatch) -> None:
     def measure(task: StepTask, threads: int) -> Held:
         return Held(task, held_bytes(TrainingStep(task)), 1)
 
-    def take_turns(tasks: Sequence[StepTask], rounds: int, *_: object) -> list[tuple[float, ...]]:
+    def time_steps(tasks: Sequence[StepTask], rounds: int, *_: object) -> list[tuple[float, ...]]:
         return [(1.0,) * rounds for _ in tasks]
 
     monkeypatch.setattr("densenet_deploy.held_memory.measure", measure)
-    monkeypatch.setattr("densenet_deploy.training_memory.take_turns", take_turns)
+    monkeypatch.setattr("densenet_deploy.training_memory.time_steps", time_steps)
 
 
 @pytest.mark.usefixtures("here")

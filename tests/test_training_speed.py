@@ -29,11 +29,11 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[tuple[StepTask, ...]]:
     """Who took turns, with times that are known."""
     groups: list[tuple[StepTask, ...]] = []
 
-    def take_turns(tasks: Sequence[StepTask], rounds: int, *_: object) -> list[tuple[float, ...]]:
+    def time_steps(tasks: Sequence[StepTask], rounds: int, *_: object) -> list[tuple[float, ...]]:
         groups.append(tuple(tasks))
         return [(TIMES[task.mode],) * rounds for task in tasks]
 
-    monkeypatch.setattr(training_speed, "take_turns", take_turns)
+    monkeypatch.setattr(training_speed, "time_steps", time_steps)
     return groups
 
 

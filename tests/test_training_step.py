@@ -7,7 +7,7 @@ import torch
 
 from densenet_deploy.errors import RecipeError
 from densenet_deploy.model import DenseNet
-from densenet_deploy.training_step import TrainingStep, take_turns, torchvision_model
+from densenet_deploy.training_step import TrainingStep, time_steps, torchvision_model
 from densenet_deploy.training_suite import Mode, StepTask
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -60,7 +60,7 @@ def test_steps_take_turns() -> None:
         told.append(f"{description} {total}")
         yield from items
 
-    found = take_turns(tasks, rounds=2, block=2, threads=1, track=track, title="Here")
+    found = time_steps(tasks, rounds=2, block=2, threads=1, track=track, title="Here")
     assert [len(series) for series in found] == [2, 2]
     assert all(0 < seconds < 5 for series in found for seconds in series)
     assert told == ["Here 1"]
