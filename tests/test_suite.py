@@ -375,6 +375,7 @@ def test_shipped_rivals_take_the_same_images() -> None:
     named = {lot.model: lot.networks[1:] for lot in lots}
     assert named == {
         "densenet121": ["resnet34", "resnet50"],
+        "densenet169": ["resnet50"],
         "densenet201": ["resnet34", "resnet101"],
         "densenet-bc-100-12": ["resnet-preact-b-74"],
     }
