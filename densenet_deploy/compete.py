@@ -25,7 +25,7 @@ from densenet_deploy.source import Source
 from densenet_deploy.suite import Comparison, LatencySuite, Side
 from densenet_deploy.verify import cosine_similarity
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 _IMAGES = 16
 
 

@@ -15,7 +15,7 @@ from torch import Tensor, distributed, nn
 from torch.autograd import Function
 from torch.nn.parallel import DistributedDataParallel
 
-from densenet_deploy.errors import TrainingError
+from densenet_deploy.errors import DeployError, TrainingError
 
 _CPU = torch.device("cpu")
 # The others wait while one of a machine downloads; who dies is noticed at once all the same.
@@ -56,7 +56,12 @@ class Processes:
         """
         if self.local:
             self._meet(state)
-        yield
+        try:
+            yield
+        except DeployError as error:
+            if self.rank:
+                error.add_note(f"process {self.rank}")  # the first does not meet it
+            raise
         if not self.local:
             self._meet(state)
 

@@ -1,4 +1,4 @@
-"""The two programs that the embedding suite compares, and how they take turns.
+"""The two programs that the embedding suite compares.
 
 Either is a process that loads a graph once, warms up, and then gives one timing for each line it is
 sent: this module run with `python -m`, and the C++ program `densenet-infer sample`.
@@ -13,7 +13,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -114,7 +114,7 @@ class Side:
             )
         except OSError as error:
             raise BackendError(f"{command[0]} does not run: {error}") from None
-        self.opening = self._understood(lambda answer: Opening(**answer))
+        self.opened = self._understood(lambda answer: Opening(**answer))
 
     def seconds(self) -> float:
         """One sample."""
@@ -159,36 +159,6 @@ class Side:
         trace: TracebackType | None,
     ) -> None:
         self.close()
-
-
-@dataclass(frozen=True)
-class Turns:
-    """What one side gave.
-
-    Attributes:
-        opening: What it said at its start.
-        seconds: One sample of each round.
-    """
-
-    opening: Opening
-    seconds: tuple[float, ...]
-
-
-def take_turns(commands: Sequence[Sequence[str]], rounds: int) -> list[Turns]:
-    """Starts every side and times it once in each round, in an order that changes.
-
-    Raises:
-        BackendError: A side does not start or dies.
-    """
-    with ExitStack() as stack:
-        sides = [stack.enter_context(Side(command)) for command in commands]
-        seconds: list[list[float]] = [[] for _ in sides]
-        for number in range(rounds):
-            for index in range(len(sides))[:: -1 if number % 2 else 1]:
-                seconds[index].append(sides[index].seconds())
-        return [
-            Turns(side.opening, tuple(series)) for side, series in zip(sides, seconds, strict=True)
-        ]
 
 
 @dataclass(frozen=True)

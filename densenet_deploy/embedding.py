@@ -8,6 +8,7 @@ import sys
 import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
@@ -15,15 +16,7 @@ from typing import Any, Literal
 from densenet_deploy import embedded, environment
 from densenet_deploy.bundle import Bundle
 from densenet_deploy.choose import find_recipe
-from densenet_deploy.embedded import (
-    Start,
-    Task,
-    Turns,
-    cpp_command,
-    python_command,
-    start,
-    take_turns,
-)
+from densenet_deploy.embedded import Side, Start, Task, cpp_command, python_command, start
 from densenet_deploy.embedding_suite import EmbeddingSuite
 from densenet_deploy.environment import usable_cores
 from densenet_deploy.errors import BackendError, MissingDependencyError
@@ -33,6 +26,7 @@ from densenet_deploy.pipeline import export_bundle
 from densenet_deploy.progress import Track, silent
 from densenet_deploy.recipe import Precision
 from densenet_deploy.runtime import why_unavailable
+from densenet_deploy.turns import take_turns
 
 SCHEMA_VERSION = 1
 PROGRAM = "densenet-infer"
@@ -140,6 +134,7 @@ class Embedding:
         suite: What was run.
         threads: CPU threads of each side.
         pairs: Rounds.
+        block: Rounds after which both sides are started anew.
         program_sha256: Of the C++ program.
         compared: Every comparison.
         started: Cold starts.
@@ -148,6 +143,7 @@ class Embedding:
     suite: EmbeddingSuite
     threads: int
     pairs: int
+    block: int
     program_sha256: str
     compared: tuple[Compared, ...]
     started: tuple[Started, ...]
@@ -162,6 +158,7 @@ class Embedding:
             "suite": self.suite.to_dict(),
             "threads": self.threads,
             "pairs": self.pairs,
+            "block": self.block,
             "passed": bool(self),
             "method": embedded.METHOD,
             "program_sha256": self.program_sha256,
@@ -229,32 +226,28 @@ def embed(
                     claim = Claim(name, precision, part, floor)
                     compared.append(_compare(claim, task, program, rounds, block, track))
                 started.append(_start(name, image, program, suite.starts, track))
-    return Embedding(suite, threads, rounds, sha256(program), tuple(compared), tuple(started))
+    return Embedding(
+        suite, threads, rounds, block, sha256(program), tuple(compared), tuple(started)
+    )
 
 
 def _compare(
     claim: Claim, task: Task, program: Path, rounds: int, block: int, track: Track
 ) -> Compared:
     """Both sides, started anew for each block of rounds."""
-    commands = [cpp_command(program, task), python_command(task)]
-    cpp: list[Turns] = []
-    python: list[Turns] = []
-    launches = range(rounds // block)
-    for launch in track(launches, f"{claim.model} {claim.precision}, {claim.part}", len(launches)):
-        order = -1 if launch % 2 else 1  # being started first shall favour neither
-        one, other = take_turns(commands[::order], block)[::order]
-        cpp.append(one)
-        python.append(other)
-    cpp_seconds = tuple(second for turns in cpp for second in turns.seconds)
-    python_seconds = tuple(second for turns in python for second in turns.seconds)
+    launches = [
+        partial(Side, command) for command in (cpp_command(program, task), python_command(task))
+    ]
+    title = f"{claim.model} {claim.precision}, {claim.part}"
+    cpp, python = take_turns(launches, rounds, block, track, title)
     return Compared(
         claim=claim,
-        speedup=ratio(python_seconds, cpp_seconds, block),
-        cpp_seconds=cpp_seconds,
-        python_seconds=python_seconds,
-        cpp_load_seconds=statistics.median(turns.opening.load_seconds for turns in cpp),
-        python_load_seconds=statistics.median(turns.opening.load_seconds for turns in python),
-        steady=all(turns.opening.steady for turns in (*cpp, *python)),
+        speedup=ratio(python.seconds, cpp.seconds, block),
+        cpp_seconds=cpp.seconds,
+        python_seconds=python.seconds,
+        cpp_load_seconds=statistics.median(opening.load_seconds for opening in cpp.opened),
+        python_load_seconds=statistics.median(opening.load_seconds for opening in python.opened),
+        steady=all(opening.steady for opening in (*cpp.opened, *python.opened)),
     )
 
 

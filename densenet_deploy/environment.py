@@ -6,7 +6,6 @@ import os
 import platform
 import re
 import subprocess
-from functools import cache
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -42,12 +41,11 @@ def describe() -> dict[str, Any]:
 
 
 def software() -> dict[str, str]:
-    """What a training runs on: versions of this package and torch, the commit, the processor."""
+    """What a training runs on: versions of this package and torch, and the commit."""
     return {
         "densenet-deploy": package_version("densenet-deploy"),
         "git": git_commit(),
         "torch": package_version("torch"),
-        "device": device_slug(),
     }
 
 
@@ -102,12 +100,8 @@ def memory_gib() -> int:
         return 0
 
 
-@cache
 def git_commit() -> str:
-    """Commit of the checkout this package runs from, `+` where it has changes; or empty.
-
-    As it is when first asked: the code that is loaded stays the same when the checkout moves on.
-    """
+    """Commit of the checkout this package runs from, `+` where it has changes; or empty."""
     root = Path(__file__).parent.parent
     if not (root / ".git").exists():
         return ""

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections import deque
-from collections.abc import Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Generator, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any, Literal
@@ -26,6 +27,8 @@ from densenet_deploy.progress import Track, silent
 from densenet_deploy.recipe import DataConfig
 
 Crops = Literal[1, 10]
+_Cut = Callable[[int], NDArray[np.uint8]]
+_Batches = Generator[tuple[range, NDArray[np.uint8]]]
 
 
 @dataclass(frozen=True)
@@ -103,8 +106,11 @@ def evaluate(
         with torch.inference_mode():
             mine = track(batches[processes.rank :: processes.world], "Evaluating (batches)")
             threads = max(usable_cores() // processes.local_world, 1)
-            batches_of_crops = _crops(images, mine, preprocessing, crops, threads)
-            hits, classes = _count(model, images, preprocessing, batches_of_crops)
+            cut = partial(_views, images, preprocessing, crops)
+            in_memory = isinstance(images, ImageSet)
+            read = _in_turn(cut, mine) if in_memory else _ahead(cut, mine, threads)
+            with contextlib.closing(read) as pixels:
+                hits, classes = _count(model, images, preprocessing, pixels)
     finally:
         model.train(training)
     # a process without images does not know how many classes there are
@@ -176,36 +182,29 @@ def ten_crops(pixels: NDArray[np.uint8], height: int, width: int) -> NDArray[np.
     )
 
 
-def _crops(
-    images: ImageSet | ImageFiles,
-    batches: Iterable[range],
-    preprocessing: Preprocessing,
-    crops: Crops,
-    threads: int,
-) -> Iterator[tuple[range, NDArray[np.uint8]]]:
-    """Rows and crops (N * crops, height, width, channels) of each batch.
+def _in_turn(cut: _Cut, batches: Iterable[range]) -> _Batches:
+    """Rows and crops (N * crops, height, width, channels) of each batch."""
+    for rows in batches:
+        yield rows, np.concatenate([cut(row) for row in rows])
 
-    The files of the next batch are read while the caller computes this one: decoders and resizes
-    leave Python's lock to other threads.
+
+def _ahead(cut: _Cut, batches: Iterable[range], threads: int) -> _Batches:
+    """The same, but the next batch is read while the caller computes this one.
+
+    In threads: decoders and resizes leave Python's lock to others.
     """
-    cut = partial(_views, images, preprocessing, crops)
-    with ThreadPoolExecutor(threads) as pool:
-        submitted: deque[tuple[range, list[Future[NDArray[np.uint8]]]]] = deque()
-        try:
-            for rows in batches:
-                submitted.append((rows, [pool.submit(cut, row) for row in rows]))
-                if len(submitted) > 1:
-                    yield _done(*submitted.popleft())
-            if submitted:
-                yield _done(*submitted.popleft())
-        finally:
-            pool.shutdown(cancel_futures=True)
-
-
-def _done(
-    rows: range, parts: Iterable[Future[NDArray[np.uint8]]]
-) -> tuple[range, NDArray[np.uint8]]:
-    return rows, np.concatenate([part.result() for part in parts])
+    pool = ThreadPoolExecutor(threads)
+    reading: deque[tuple[range, Iterator[NDArray[np.uint8]]]] = deque()
+    try:
+        for rows in batches:
+            reading.append((rows, pool.map(cut, rows)))
+            if len(reading) > 1:
+                first, crops = reading.popleft()
+                yield first, np.concatenate(list(crops))
+        for last, crops in reading:
+            yield last, np.concatenate(list(crops))
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 def _views(

@@ -31,12 +31,16 @@ class InferenceMemorySuite:
     kind: Literal["inference-memory"] = "inference-memory"
 
     def __post_init__(self) -> None:
-        if not self.models or not self.backends:
-            raise ValueError("models and backends must not be empty")
-        if not self.batch_sizes or min(self.batch_sizes) < 1:
-            raise ValueError("batch_sizes must be positive, and at least one")
-        if self.threads < 0:
-            raise ValueError("threads must not be negative")
+        named: dict[str, tuple[Any, ...]] = {
+            "models": self.models,
+            "batch_sizes": self.batch_sizes,
+            "backends": self.backends,
+        }
+        for key, values in named.items():
+            if not values or len(set(values)) < len(values):
+                raise ValueError(f"{key} must not be empty, and each be named once")
+        if min(self.batch_sizes) < 1 or self.threads < 0:
+            raise ValueError("batch_sizes must be positive and threads not negative")
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, as in the TOML file."""

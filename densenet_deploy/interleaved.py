@@ -7,6 +7,7 @@ import statistics
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from densenet_deploy.bench import rotate, warm_up
 from densenet_deploy.progress import Track, silent
 from densenet_deploy.runtime import open_graph
 from densenet_deploy.runtime.runner import Array, Infer
-from densenet_deploy.turns import take_turns
+from densenet_deploy.turns import in_worker, take_turns
 from densenet_deploy.worker import serve
 
 _SAMPLE_SECONDS = 0.05
@@ -90,13 +91,18 @@ def interleave(
     Raises:
         BackendError: A backend cannot run here or refuses a graph, or a process died.
     """
-    sides = [
-        (entrant.name, (entrant.graph.absolute(), entrant.backend, threads, images, batch))
+    launches = [
+        partial(
+            in_worker,
+            __name__,
+            entrant.name,
+            (entrant.graph.absolute(), entrant.backend, threads, images, batch),
+        )
         for entrant in entrants
     ]
     return [
         _samples(side.opened, side.seconds)
-        for side in take_turns(__name__, sides, rounds, block, track, title)
+        for side in take_turns(launches, rounds, block, track, title)
     ]
 
 

@@ -34,13 +34,13 @@ class Run:
         recipe: Its name.
         seed: Of initial weights and order.
         log: One record for each epoch.
-        software: What trained it, in order.
+        trained_by: Software of the processes that did, in order.
     """
 
     recipe: str
     seed: int
     log: tuple[dict[str, Any], ...]
-    software: tuple[dict[str, str], ...]
+    trained_by: tuple[dict[str, str], ...]
 
     @property
     def top1(self) -> float:
@@ -93,7 +93,7 @@ class Learned:
                     "seed": run.seed,
                     "top1": run.top1,
                     "seconds": run.seconds,
-                    "software": list(run.software),
+                    "trained_by": list(run.trained_by),
                     "log": list(run.log),
                 }
                 for run in self.runs
@@ -162,16 +162,16 @@ def study(
             seeded = replace(recipe, train=replace(recipe.train, seed=seed))
             folder = out / f"{recipe.name}-seed{seed}"
             log = tuple(train_model(seeded, folder, track))
-            runs[recipe.name].append(Run(recipe.name, seed, log, _software(folder)))
+            runs[recipe.name].append(Run(recipe.name, seed, log, _trained_by(folder)))
     return Study(
         asked, tuple(Learned(each, _spec(each), tuple(runs[each.name])) for each in chosen)
     )
 
 
-def _software(folder: Path) -> tuple[dict[str, str], ...]:
+def _trained_by(folder: Path) -> tuple[dict[str, str], ...]:
     info = read_info(folder / "model.safetensors")
     assert info is not None
-    return tuple(info.training.get("software", ()))  # a run of an earlier version does not say
+    return tuple(info.training["trained_by"])
 
 
 def _asked(suite: StudySuite, recipes: Sequence[str], seeds: Sequence[int]) -> StudySuite:

@@ -21,7 +21,7 @@ from torch.amp.grad_scaler import GradScaler
 from torch.nn import functional
 from torch.nn.parallel import DistributedDataParallel
 
-from densenet_deploy import checkpoint
+from densenet_deploy import checkpoint, environment
 from densenet_deploy.batches import Batch, Share, TrainingImages
 from densenet_deploy.checkpoint import CheckpointInfo
 from densenet_deploy.data import ImageSet, check_labels
@@ -80,10 +80,11 @@ def train(
     out.mkdir(parents=True, exist_ok=True)
     learner = _learner(model, config, processes)
     subject = _subject(model, images, preprocessing)
-    state = State(out, config, subject, model, learner.optimizer, learner.scaler)
+    running = environment.software() | {"device": _device(processes.device)}
+    state = State(out, config, subject, model, learner.optimizer, learner.scaler, running)
     position = state.resume()
     records = read_log(out / "metrics.jsonl", position.epoch)
-    result = _Result(model, config, preprocessing, images, state.software, out)
+    result = _Result(model, config, preprocessing, images, state.trained_by, out)
     batches = _remaining(images, config, position, processes)
     total, done = config.epochs * steps, position.epoch * steps + position.step
     saved, writes = time.monotonic(), processes.rank == 0
@@ -232,6 +233,11 @@ def _subject(
     }
 
 
+def _device(device: torch.device) -> str:
+    on_gpu = device.type == "cuda"
+    return torch.cuda.get_device_name(device) if on_gpu else environment.cpu_name()
+
+
 def _remaining(
     images: TrainingImages, config: TrainConfig, position: Position, processes: Processes
 ) -> Iterator[Batch]:
@@ -280,7 +286,7 @@ class _Result:
     config: TrainConfig
     preprocessing: Preprocessing
     images: TrainingImages
-    software: list[dict[str, str]]
+    trained_by: list[dict[str, str]]
     out: Path
 
     def keep_best(self, records: list[Record]) -> None:
@@ -304,7 +310,7 @@ class _Result:
             "config": asdict(self.config),
             "images": self.images.source,
             "final": record,
-            "software": self.software,
+            "trained_by": self.trained_by,
         }
         info = CheckpointInfo(self.model.spec, self.preprocessing, self.images.classes, training)
         checkpoint.save(self.out / name, self.model, info)

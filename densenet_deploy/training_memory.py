@@ -23,7 +23,7 @@ from densenet_deploy.training_suite import (
     TrainingMemorySuite,
 )
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 _MODES: tuple[Mode, ...] = ("naive", "memory-efficient")
 _BATCH = 8  # of a network that is not the suite's
 
@@ -101,6 +101,7 @@ class Saved:
             "efficient_median_seconds": statistics.median(self.efficient_seconds),
             "naive_seconds": [round(value, 6) for value in self.naive_seconds],
             "efficient_seconds": [round(value, 6) for value in self.efficient_seconds],
+            "block": self.block,
         }
 
 

@@ -98,6 +98,7 @@ class TrainingSpeed:
         suite: What was run.
         threads: CPU threads of each side.
         pairs: Rounds.
+        block: Rounds after which all sides are started anew.
         timed: Every side.
         judged: Every claim.
     """
@@ -105,6 +106,7 @@ class TrainingSpeed:
     suite: TrainingSpeedSuite
     threads: int
     pairs: int
+    block: int
     timed: tuple[Timed, ...]
     judged: tuple[Judged, ...]
 
@@ -119,6 +121,7 @@ class TrainingSpeed:
             "suite": self.suite.to_dict(),
             "threads": self.threads,
             "pairs": self.pairs,
+            "block": self.block,
             "passed": bool(self),
             "method": training_step.METHOD,
             "environment": environment.describe() | versions,
@@ -161,7 +164,7 @@ def measure_speed(
             ours, theirs = (sides[_side(claim, mode)] for mode in (claim.candidate, claim.baseline))
             found = ratio(theirs.seconds, ours.seconds, block)
             judged.append(Judged(claim, ours, theirs, found))
-    return TrainingSpeed(suite, threads, rounds, tuple(timed), tuple(judged))
+    return TrainingSpeed(suite, threads, rounds, block, tuple(timed), tuple(judged))
 
 
 def _chosen(

@@ -12,12 +12,16 @@ import torch
 from torch import nn
 from torch.amp.grad_scaler import GradScaler
 
-from densenet_deploy.environment import software
 from densenet_deploy.errors import CheckpointError
 from densenet_deploy.files import replacing_file
 from densenet_deploy.train_config import TrainConfig
 
 STATE = "state.pt"
+_ABSENT = {  # of states that earlier versions saved
+    "config": {},
+    "subject": {},
+    "trained_by": [{"densenet-deploy": "unknown"}],
+}
 
 
 @dataclass
@@ -45,7 +49,8 @@ class State:
         model: With its weights.
         optimizer: With its momenta.
         scaler: Of the loss.
-        software: What has trained it, in order; of a continued run, also before.
+        software: Of this process.
+        trained_by: That of the processes that made steps, in order; a repeated one counts once.
     """
 
     directory: Path
@@ -54,10 +59,13 @@ class State:
     model: nn.Module
     optimizer: torch.optim.Optimizer
     scaler: GradScaler
-    software: list[dict[str, str]] = field(default_factory=list)
+    software: dict[str, str]
+    trained_by: list[dict[str, str]] = field(default_factory=list)
 
     def save(self, position: Position) -> None:
-        """Writes state.pt in one atomic step."""
+        """Writes state.pt in one atomic step, after some of training."""
+        if self.trained_by[-1:] != [self.software]:
+            self.trained_by.append(self.software)
         state = {
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
@@ -65,7 +73,7 @@ class State:
             "config": asdict(self.config),
             "subject": dict(self.subject),
             "position": asdict(position),
-            "software": self.software,
+            "trained_by": self.trained_by,
         }
         with replacing_file(self.directory / STATE) as temporary:
             torch.save(state, temporary)
@@ -77,8 +85,6 @@ class State:
             CheckpointError: The directory holds another run's state, or a damaged one.
         """
         position = self._restored() if (self.directory / STATE).exists() else Position()
-        if self.software[-1:] != [now := software()]:
-            self.software.append(now)
         for unfinished in self.directory.glob(f".{STATE}.*"):  # of a run killed while it saved
             unfinished.unlink(missing_ok=True)
         return position
@@ -100,7 +106,7 @@ class State:
                 f"{self.directory} holds a run of another architecture",
                 remedy="train into another directory, or delete this one",
             ) from None
-        self.software.extend(state["software"])
+        self.trained_by.extend(state["trained_by"])
         return position
 
 
@@ -113,7 +119,7 @@ def saved_position(directory: Path) -> Position | None:
 def _read(path: Path) -> tuple[dict[str, Any], Position]:
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
-        return {"config": {}, "subject": {}, "software": [], **state}, Position(**state["position"])
+        return _ABSENT | state, Position(**state["position"])
     except Exception as error:  # torch raises many types for damaged files
         raise CheckpointError(
             f"{path} is damaged ({type(error).__name__})",

@@ -10,6 +10,7 @@ import math
 import statistics
 import time
 from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -21,7 +22,7 @@ from densenet_deploy.errors import RecipeError
 from densenet_deploy.model import create_model
 from densenet_deploy.progress import Track, silent
 from densenet_deploy.training_suite import StepTask
-from densenet_deploy.turns import take_turns
+from densenet_deploy.turns import in_worker, take_turns
 from densenet_deploy.worker import serve
 
 _SAMPLE_SECONDS = 0.5
@@ -134,8 +135,8 @@ def time_steps(
         BackendError: A process died.
         RecipeError: There is no such model.
     """
-    sides = [(task.mode, (task, threads)) for task in tasks]
-    return [side.seconds for side in take_turns(__name__, sides, rounds, block, track, title)]
+    launches = [partial(in_worker, __name__, task.mode, (task, threads)) for task in tasks]
+    return [side.seconds for side in take_turns(launches, rounds, block, track, title)]
 
 
 def _answers(requests: Iterator[Any]) -> Iterator[Any]:

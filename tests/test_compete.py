@@ -69,7 +69,7 @@ def test_two_rounds_decide_nothing(found: Competition) -> None:
 
 def test_the_record_is_json_and_holds_every_sample(found: Competition) -> None:
     told = json.loads(json.dumps(found.to_dict()))
-    assert told["schema_version"] == 1 and told["passed"] is True
+    assert told["schema_version"] == 2 and told["passed"] is True
     assert told["suite"]["name"] == "small" and told["environment"]["cores"]
     assert told["models"][0]["speed_only"] is True
     series = {(side["batch"], side["side"]): side["seconds"] for side in told["sides"]}

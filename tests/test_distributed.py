@@ -24,7 +24,7 @@ from densenet_deploy import train
 from densenet_deploy.checkpoint import read_info
 from densenet_deploy.data import ImageSet
 from densenet_deploy.distributed import ALONE, Processes, join, others_alive, synchronise_batchnorm
-from densenet_deploy.errors import TrainingError
+from densenet_deploy.errors import DataError, TrainingError
 from densenet_deploy.evaluate import evaluate
 from densenet_deploy.model import create_model
 
@@ -295,3 +295,13 @@ def test_errors_of_ones_own_are_not_blamed_on_others() -> None:
         others_alive(Processes(0, 2), Path("out")),
     ):
         raise RuntimeError("[gloo/pair.cc:1] Connection closed by peer [127.0.0.1]:1")
+
+
+def test_an_error_that_the_first_does_not_meet_is_not_lost() -> None:
+    """Another machine's process lacks the images; only what has a note is said by others."""
+    with (
+        pytest.raises(DataError) as caught,
+        Processes(rank=1, world=2).one_by_machine_first(Path("out")),
+    ):
+        raise DataError("no images")
+    assert caught.value.__notes__ == ["process 1"]

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import threading
+import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -96,6 +99,44 @@ def test_the_network_sees_torchvisions_crops(folder: Path, crops: int) -> None:
     expected = torch.cat([torchvisions_inputs(path, crops) for path in paths])
     assert len(expected) == 42 * crops
     torch.testing.assert_close(torch.cat(model.seen), expected, rtol=0, atol=1e-6)
+
+
+def test_a_batch_is_read_while_another_is_computed(folder: Path) -> None:
+    """The network waits for the second image while it has the first."""
+    files = list_files(str(folder), "test").pick(np.arange(3))
+    second = threading.Event()
+
+    class Watched(ImageFiles):
+        def read(self, row: int, *arguments: Any) -> NDArray[np.uint8]:
+            if row == 1:
+                second.set()
+            return super().read(row, *arguments)
+
+    class Waiting(Recording):
+        def forward(self, inputs: Tensor) -> Tensor:
+            assert second.wait(timeout=20)
+            return super().forward(inputs)
+
+    model = Waiting()
+    evaluate(model, Watched(**vars(files)), HOW, batch_size=1)
+    assert len(model.seen) == 3
+
+
+def test_what_waits_to_be_read_is_not_read_after_an_error(folder: Path) -> None:
+    files = list_files(str(folder), "test")
+    read: list[int] = []
+
+    class Broken(ImageFiles):
+        def read(self, row: int, *arguments: Any) -> NDArray[np.uint8]:
+            read.append(row)
+            if row == 0:
+                raise DataError("unreadable")
+            time.sleep(0.05)
+            return super().read(row, *arguments)
+
+    with pytest.raises(DataError, match="unreadable"):
+        evaluate(Recording(), Broken(**vars(files)), HOW, batch_size=42)
+    assert len(read) < 42
 
 
 class Torn(nn.Module):

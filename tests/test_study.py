@@ -12,7 +12,7 @@ import pytest
 
 from densenet_deploy import study as studying
 from densenet_deploy.checkpoint import read_info
-from densenet_deploy.environment import software
+from densenet_deploy.environment import cpu_name, software
 from densenet_deploy.errors import DataError, RecipeError
 from densenet_deploy.recipe import load_recipe
 from densenet_deploy.spec import variant
@@ -86,7 +86,7 @@ def test_every_network_is_trained_from_every_seed(found: Study, place: Path) -> 
             assert info is not None and info.spec == one.spec
             assert info.training["config"]["seed"] == run.seed
             assert info.training["images"].startswith("64 of ")
-            assert run.software == (software(),)
+            assert run.trained_by == (software() | {"device": cpu_name()},)
 
 
 def test_the_record_holds_every_log_and_their_statistics(found: Study) -> None:
@@ -124,7 +124,7 @@ def test_one_seed_of_all_networks_comes_first(
         return [{"evaluation_top1": float(len(trained)), "seconds": 1.5}] * 2
 
     monkeypatch.setattr(studying, "train_model", train)
-    monkeypatch.setattr(studying, "_software", lambda folder: ())
+    monkeypatch.setattr(studying, "_trained_by", lambda folder: ())
     found = study(suite, tmp_path, seeds=(1, 2, 3), directory="there")
     order = [(name, seed, "there") for seed in (1, 2, 3) for name in NETWORKS]
     assert trained == order
@@ -167,7 +167,7 @@ def test_a_published_recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
         return [{"evaluation_top1": 1.0, "seconds": 1.0}]
 
     monkeypatch.setattr(studying, "train_model", train)
-    monkeypatch.setattr(studying, "_software", lambda folder: ())
+    monkeypatch.setattr(studying, "_trained_by", lambda folder: ())
     nets = ("densenet-40-12", "densenet-100-12")
     study(StudySuite("small", tuple(f"paper/{net}/c10" for net in nets), (0,)), tmp_path)
     assert trained == list(nets)

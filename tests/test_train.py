@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from densenet_deploy import checkpoint, data, environment, train, training_state
+from densenet_deploy import checkpoint, data, environment, train
 from densenet_deploy.batches import ImagesInMemory
 from densenet_deploy.data import ImageSet
 from densenet_deploy.distributed import ALONE
@@ -177,28 +177,40 @@ def test_resuming_is_exact_for_other_options(
     assert records == expected[1]
 
 
-def test_what_trained_is_kept_across_interruptions(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def trained_by(out: Path) -> list[dict[str, str]]:
+    info = checkpoint.read_info(out / "model.safetensors")
+    assert info is not None
+    software: list[dict[str, str]] = info.training["trained_by"]
+    return software
+
+
+def test_the_software_that_trained_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(train, "SAVE_SECONDS", 0)
-    for commit, steps in (("a", 3), ("b", 0), ("b", 4), ("c", 100)):
-        monkeypatch.setattr(training_state, "software", lambda now=commit: {"git": now})
+    for commit, steps in (("a", 3), ("none", 0), ("b", 2), ("b", 2), ("c", 100)):
+        monkeypatch.setattr(environment, "software", lambda now=commit: {"git": now})
         with contextlib.suppress(Killed):
             run(tmp_path, track=killed_after(steps))
-    info = checkpoint.read_info(tmp_path / "model.safetensors")
-    assert info is not None
-    assert info.training["software"] == [{"git": commit} for commit in "abc"]
+    assert [software["git"] for software in trained_by(tmp_path)] == ["a", "b", "c"]
+    before = (tmp_path / "model.safetensors").read_bytes()
+    monkeypatch.setattr(environment, "software", lambda: {"git": "later"})
+    run(tmp_path)  # nothing is left to train
+    assert (tmp_path / "model.safetensors").read_bytes() == before
 
 
-def test_a_state_that_says_nothing_of_its_software_is_continued(tmp_path: Path) -> None:
+def test_what_trained_before_that_was_kept_is_unknown(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with pytest.raises(Killed):
         run(tmp_path, track=killed_after(8))
     state = torch.load(tmp_path / "state.pt", weights_only=True)
-    assert state.pop("software") == [environment.software()]
+    assert state.pop("trained_by") == [environment.software() | {"device": environment.cpu_name()}]
     torch.save(state, tmp_path / "state.pt")
     counts: list[tuple[int | None, int]] = []
+    monkeypatch.setattr(environment, "software", lambda: {"git": "now"})
     run(tmp_path, track=recording([], counts))
     assert counts == [(15, 5)]
+    first, second = trained_by(tmp_path)
+    assert first == {"densenet-deploy": "unknown"} and second["git"] == "now"
 
 
 def test_what_a_kill_left_of_a_save_goes(tmp_path: Path) -> None:

@@ -63,4 +63,4 @@ def test_steps_take_turns() -> None:
     found = time_steps(tasks, rounds=2, block=2, threads=1, track=track, title="Here")
     assert [len(series) for series in found] == [2, 2]
     assert all(0 < seconds < 5 for series in found for seconds in series)
-    assert told == ["Here 1"]
+    assert told == ["Here 2"]

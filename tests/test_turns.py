@@ -2,42 +2,56 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterable, Iterator
+from functools import partial
 from typing import Any
 
 import pytest
 
-from densenet_deploy import turns
 from densenet_deploy.turns import Turns, take_turns
 
 
-class Recorder:
-    """Stands in for `Worker`: writes down who was asked for what."""
+class Recorded:
+    """A side that writes down when it is asked."""
 
-    def __init__(self, log: list[str]) -> None:
-        self.log = log
+    def __init__(self, log: list[str], name: str) -> None:
+        self.log, self.name, self.opened = log, name, f"{name}{len(log)}"
 
-    def __call__(self, module: str, task: str) -> Any:
-        log = self.log
-        assert module == "module"
-
-        class Worker:
-            def __enter__(self) -> Any:
-                return self
-
-            def __exit__(self, *_: Any) -> None:
-                log.append(f"end {task}")
-
-            def ask(self, request: Any) -> Any:
-                log.append(f"open {task}" if request else task)
-                return (request, len(log)) if request else float(len(log))
-
-        return Worker()
+    def seconds(self) -> float:
+        """The place of this sample in the log."""
+        self.log.append(self.name)
+        return len(self.log)
 
 
-def test_orders_are_reversed_and_blocks_started_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+@contextlib.contextmanager
+def recorded(log: list[str], name: str) -> Iterator[Recorded]:
+    log.append(f"+{name}")
+    try:
+        yield Recorded(log, name)
+    finally:
+        log.append(f"-{name}")
+
+
+@pytest.mark.parametrize(
+    ("rounds", "block", "expected"),
+    [
+        (4, 1, "+a+b ab -b-a +b+a ba -a-b +a+b ab -b-a +b+a ba -a-b"),
+        (4, 2, "+a+b abba -b-a +b+a abba -a-b"),
+        (4, 4, "+a+b abbaabba -b-a"),
+        (6, 3, "+a+b abbaab -b-a +b+a baabba -a-b"),
+    ],
+)
+def test_every_second_round_and_launch_goes_backwards(
+    rounds: int, block: int, expected: str
+) -> None:
     log: list[str] = []
-    monkeypatch.setattr(turns, "Worker", Recorder(log))
+    take_turns([partial(recorded, log, name) for name in "ab"], rounds, block)
+    assert "".join(log) == expected.replace(" ", "")
+
+
+def test_what_is_kept_of_each_side() -> None:
+    log: list[str] = []
     shown: list[Any] = []
 
     def track(
@@ -46,12 +60,16 @@ def test_orders_are_reversed_and_blocks_started_anew(monkeypatch: pytest.MonkeyP
         shown.append((description, total))
         yield from items
 
-    found = take_turns("module", [("a", "A"), ("b", "B")], 4, 2, track, "title")
-    first = ["open a", "open b", "a", "b", "b", "a", "end b", "end a"]
-    second = ["open b", "open a", "a", "b", "b", "a", "end a", "end b"]
-    assert log == [*first, *second]
-    assert shown == [("title", 2)]
-    assert found == [
-        Turns((("A", 1), ("A", 10)), (3, 6, 11, 14)),
-        Turns((("B", 2), ("B", 9)), (4, 5, 12, 13)),
-    ]
+    found = take_turns([partial(recorded, log, name) for name in "ab"], 4, 2, track, "title")
+    assert shown == [("title", 4)]
+    assert found == [Turns(("a1", "a10"), (3, 6, 11, 14)), Turns(("b2", "b9"), (4, 5, 12, 13))]
+
+
+def test_a_side_that_fails_ends_the_others() -> None:
+    def broken() -> Any:
+        raise OSError("broken")
+
+    log: list[str] = []
+    with pytest.raises(OSError, match="broken"):
+        take_turns([partial(recorded, log, "a"), broken], 2, 1)
+    assert log == ["+a", "-a"]

@@ -99,9 +99,11 @@ def suite(
         "--runs": runs,
     }
     _check_options(chosen, options)
-    git_commit()  # that of the code which runs now, whatever the checkout holds hours later
+    before = git_commit()
     found, tell = _run(chosen, options, tracker(quiet))
     records = found.to_dict()
+    if (after := git_commit()) != before:  # processes that were started later ran other code
+        records["environment"]["git"] = f"{before}..{after}"
     if out:
         path = out if out.suffix == ".json" else out / f"{chosen.name}.json"
         with replacing_file(path) as temporary:

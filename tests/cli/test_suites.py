@@ -96,7 +96,7 @@ def test_what_the_table_warns_of(
     one = judged(None, None)
     candidate = replace(one.candidate, samples=replace(one.candidate.samples, steady=False))
     records = (replace(one, candidate=candidate),)
-    made = Competition(suite_of("net"), 1, 2, (), (candidate,), records)
+    made = Competition(suite_of("net"), 1, 2, 1, (), (candidate,), records)
     monkeypatch.setattr("densenet_deploy.compete.compete", lambda *_: made)
     done = command("suite", suite, "--pairs", "2")
     assert done.code == 0

@@ -5,17 +5,19 @@ from __future__ import annotations
 import json
 import sys
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from densenet_deploy import embedded
-from densenet_deploy.embedded import Opening, Side, Start, Task, Turns, start, take_turns
+from densenet_deploy.embedded import Opening, Side, Start, Task, start
 from densenet_deploy.embedding import Claim, Compared, Embedding, Started, embed, find_program
 from densenet_deploy.embedding_suite import EmbeddingSuite
 from densenet_deploy.errors import BackendError
 from densenet_deploy.paired import Ratio
 from densenet_deploy.suite import load_suite
+from densenet_deploy.turns import Turns, take_turns
 from tests.cpp.toolchain import Finished, run
 
 SIDE = """
@@ -34,8 +36,9 @@ def python(code: str, *arguments: str) -> list[str]:
 
 def test_sides_take_turns_and_change_places(tmp_path: Path) -> None:
     log = str(tmp_path / "log")
-    found = take_turns([python(SIDE, "a", log), python(SIDE, "b", log)], 4)
-    assert found == [Turns(Opening(0.5, True, 3), (0.25, 1.25, 2.25, 3.25))] * 2
+    sides = [partial(Side, python(SIDE, name, log)) for name in "ab"]
+    found = take_turns(sides, 4, 4)
+    assert found == [Turns((Opening(0.5, True, 3),), (0.25, 1.25, 2.25, 3.25))] * 2
     assert (tmp_path / "log").read_text() == "abbaabba"
 
 
@@ -90,7 +93,7 @@ def test_a_slower_program_fails_its_floor() -> None:
     assert not slow and slow.verdict == "fail"
     assert replace(slow, speedup=Ratio(1.0, 0.9, 1.1, 24))
     assert replace(slow, claim=replace(claim, floor=None)).verdict is None
-    found = Embedding(EmbeddingSuite("s", ("m",)), 1, 24, "", (slow,), ())
+    found = Embedding(EmbeddingSuite("s", ("m",)), 1, 24, 2, "", (slow,), ())
     assert not found and found.to_dict()["passed"] is False
 
 
