@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+from contextlib import suppress
 
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # malloc.h
 _NEVER = -1  # malloc.h takes it as the largest size
@@ -24,15 +25,7 @@ def keep_freed_memory() -> bool:
     return bool(mallopt(_M_MMAP_MAX, 0) and mallopt(_M_TRIM_THRESHOLD, _NEVER))
 
 
-def release_freed_memory() -> bool:
-    """Gives what is free back to the kernel now, whatever `keep_freed_memory` says.
-
-    Returns:
-        Whether this C library can.
-    """
-    try:
-        malloc_trim = ctypes.CDLL(None).malloc_trim
-    except (AttributeError, OSError, TypeError):
-        return False
-    malloc_trim(0)
-    return True
+def release_freed_memory() -> None:
+    """Gives what is free back to the kernel, whatever `keep_freed_memory` says; with glibc."""
+    with suppress(AttributeError, OSError, TypeError):
+        ctypes.CDLL(None).malloc_trim(0)
