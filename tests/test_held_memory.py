@@ -96,10 +96,11 @@ def test_a_view_holds_its_storage_and_shared_storages_count_once() -> None:
 
 
 def test_a_fresh_process_measures() -> None:
-    task = StepTask("densenet-bc-22-12", "naive", 32)
+    task = StepTask("densenet-bc-40-12", "naive", 2)
     found = measure(task, threads=1)
     assert found.held_bytes == held(task.model, task.mode, task.batch)
+    # 0.7 where it may use again what the pass of one image before has freed
     assert 1 < found.peak_rss_bytes / found.held_bytes < 2
     record = found.to_dict()
-    assert record["mode"] == "naive" and record["batch"] == 32
+    assert record["mode"] == "naive" and record["batch"] == 2
     assert {"held_bytes", "peak_rss_bytes", "precision"} < record.keys()
