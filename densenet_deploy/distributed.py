@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import gc
+import importlib
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -19,7 +21,7 @@ from densenet_deploy.errors import DeployError, TrainingError
 
 _CPU = torch.device("cpu")
 # The others wait while one of a machine downloads; who dies is noticed at once all the same.
-_PATIENCE = timedelta(hours=12)
+_PATIENCE = timedelta(hours=1)
 
 
 @dataclass(frozen=True)
@@ -111,6 +113,8 @@ def join(device: str = "") -> Iterator[Processes]:
         return
     if kind == "cuda":
         torch.cuda.set_device(place)
+    # DistributedDataParallel imports it. Imported while there is a group, it keeps the group alive.
+    importlib.import_module("torch._dynamo")
     try:
         backend = "cpu:gloo,cuda:nccl" if kind == "cuda" else "gloo"
         distributed.init_process_group(backend, timeout=_PATIENCE)
@@ -120,6 +124,7 @@ def join(device: str = "") -> Iterator[Processes]:
         yield Processes(rank, world, local, int(os.environ.get("LOCAL_WORLD_SIZE", 1)), place)
     finally:
         distributed.destroy_process_group()
+        gc.collect()  # what still refers to the group: its threads would crash the ending process
 
 
 @contextlib.contextmanager
