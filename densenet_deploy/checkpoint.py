@@ -28,6 +28,7 @@ from densenet_deploy.spec import Architecture
 
 _KEY = "densenet_deploy"
 _WRAPPERS = ("state_dict", "model")
+_LISTED = 3  # tensors of each kind that an error names
 _PREFIXES = ("module.", "_orig_mod.")  # DataParallel's and torch.compile's
 # torchvision's published files predate its own names: `denselayer1.norm.1.weight`.
 _LEGACY_NAME = re.compile(r"(denselayer\d+\.(?:norm|conv))\.([12]\.)")
@@ -79,25 +80,26 @@ class LoadReport:
     def __bool__(self) -> bool:
         return not (self.missing or self.unexpected or self.misshapen)
 
-    def problems(self) -> list[str]:
-        """One clause for each tensor that does not fit, by name."""
-        found = [f"{name} is missing" for name in self.missing]
-        found += [f"{name} is unexpected" for name in self.unexpected]
-        found += [
-            f"{name} has shape {shape}, expected {expected}"
-            for name, shape, expected in self.misshapen
+    def problems(self) -> str:
+        """How many tensors do not fit in each way, and the first of each by name."""
+        misshapen = [
+            f"{name} ({shape}, expected {expected})" for name, shape, expected in self.misshapen
         ]
-        return sorted(found)
+        kinds = {"missing": self.missing, "unexpected": self.unexpected, "misshapen": misshapen}
+        return "; ".join(
+            f"{len(found)} {kind}: {', '.join(found[:_LISTED])}" + ", ..." * (len(found) > _LISTED)
+            for kind, found in kinds.items()
+            if found
+        )
 
     def summary(self) -> str:
-        """One line for people."""
+        """One line for people: how a file that fits was read."""
         renamed, counters = len(self.renamed), len(self.missing_counters)
         notes = {
             f"found under {self.wrapper!r}": self.wrapper,
             f"prefix {self.prefix!r} taken off": self.prefix,
             f"{renamed} old names renamed": renamed,
             f"{counters} counters missing, not needed": counters,
-            f"does not fit: {len(self.problems())} tensors": not self,
         }
         said = [note for note, applies in notes.items() if applies]
         return ", ".join([f"{self.file}: {self.parameters:,} parameters", *said])
@@ -164,10 +166,8 @@ def load_weights(path: Path, model: Network) -> LoadReport:
     state = _renamed(path, read(path))
     report = _compare(path, state, model)
     if not report:
-        problems = report.problems()
-        listed = "; ".join(problems[:4]) + ("; ..." if len(problems) > 4 else "")
         raise CheckpointError(
-            f"{path} does not fit this architecture: {listed}",
+            f"{path} does not fit this architecture: {report.problems()}",
             remedy="check --model, the input channels and the number of classes",
         )
     model.load_state_dict(state.tensors, strict=False)

@@ -29,7 +29,7 @@ from densenet_deploy.recipe import ExportConfig
 from densenet_deploy.resident import peak_growth, resident
 from densenet_deploy.runtime import open_graph, why_unavailable
 from densenet_deploy.spec import VARIANTS, variant
-from densenet_deploy.training_step import in_torchvision, torchvision_model
+from densenet_deploy.torchvision_models import in_torchvision, torchvision_model
 from densenet_deploy.worker import Worker, serve
 
 SCHEMA_VERSION = 1

@@ -48,7 +48,7 @@ class ModelConfig:
     variant: str = "densenet-bc-40-12"
     input_shape: tuple[int, int, int] = (1, 28, 28)
     classes: int = 10
-    weights: str = "fashion-mnist"
+    weights: str = ""
     seed: int = 0
 
 

@@ -18,7 +18,7 @@ from densenet_deploy.recipe import Recipe
 from densenet_deploy.spec import Architecture, variant
 from densenet_deploy.study_suite import StudySuite
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 METHOD = (
     "Every recipe is trained from every seed, which draws initial weights and order. The recipes "
     "differ in their models alone. An accuracy is that of the weights after the last epoch, on the "

@@ -13,7 +13,8 @@ from densenet_deploy.errors import RecipeError
 from densenet_deploy.paired import Ratio, Verdict, block_size, ratio
 from densenet_deploy.progress import Track, silent
 from densenet_deploy.spec import variant
-from densenet_deploy.training_step import in_torchvision, time_steps
+from densenet_deploy.torchvision_models import in_torchvision
+from densenet_deploy.training_step import time_steps
 from densenet_deploy.training_suite import Mode, StepComparison, StepTask, TrainingSpeedSuite
 
 SCHEMA_VERSION = 1

@@ -92,7 +92,7 @@ class State:
     def _restored(self) -> Position:
         state, position = _read(self.directory / STATE)
         different = _different(state["subject"], self.subject)
-        if different := different + _different(state["config"], asdict(self.config)):
+        if different := different + _different(_configured(state), asdict(self.config)):
             raise CheckpointError(
                 f"{self.directory} holds a run with another {', '.join(different)}",
                 remedy="train into another directory, or delete this one",
@@ -125,6 +125,12 @@ def _read(path: Path) -> tuple[dict[str, Any], Position]:
             f"{path} is damaged ({type(error).__name__})",
             remedy="delete it to start over, or train into another directory",
         ) from None
+
+
+def _configured(state: Mapping[str, Any]) -> dict[str, Any]:
+    """The run's configuration; a key that was added since had its default then."""
+    stored: dict[str, Any] = state["config"]
+    return asdict(TrainConfig()) | stored if stored else stored
 
 
 def _different(stored: Mapping[str, Any], config: Mapping[str, Any]) -> list[str]:

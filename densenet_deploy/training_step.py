@@ -18,9 +18,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from densenet_deploy.allocator import keep_freed_memory
-from densenet_deploy.errors import RecipeError
 from densenet_deploy.model import create_model
 from densenet_deploy.progress import Track, silent
+from densenet_deploy.torchvision_models import torchvision_model
 from densenet_deploy.training_suite import StepTask
 from densenet_deploy.turns import in_worker, take_turns
 from densenet_deploy.worker import serve
@@ -87,27 +87,6 @@ def _build(task: StepTask) -> tuple[nn.Module, tuple[int, int, int]]:
     efficient = task.mode == "memory-efficient"
     model = create_model(task.model, task.input_shape, seed=0, memory_efficient=efficient)
     return model, model.spec.input_shape
-
-
-def torchvision_model(name: str) -> nn.Module:
-    """torchvision's model of this name, with the weights it starts from.
-
-    Raises:
-        RecipeError: It has none.
-    """
-    from torchvision import models
-
-    if not in_torchvision(name):
-        raise RecipeError(f"torchvision has no model {name!r}")
-    model: nn.Module = models.get_model(name, weights=None)
-    return model
-
-
-def in_torchvision(name: str) -> bool:
-    """Whether torchvision has a classifier of this name."""
-    from torchvision import models
-
-    return name in models.list_models(module=models)
 
 
 def time_steps(

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from densenet_deploy.held_memory import held_bytes, measure
+from densenet_deploy.model import create_model
 from densenet_deploy.spec import DenseNetSpec, variant
 from densenet_deploy.training_step import TrainingStep
 from densenet_deploy.training_suite import Mode, StepPrecision, StepTask
@@ -19,12 +20,15 @@ def held(model: str, mode: Mode, batch: int = 2) -> int:
     return held_bytes(TrainingStep(StepTask(model, mode, batch)))
 
 
-def by_hand(name: str, batch: int) -> dict[Mode, int]:
-    """Bytes that each mode holds, from the architecture alone."""
+def by_hand(name: str, batch: int, dropout: bool = False) -> dict[Mode, int]:
+    """Bytes that each mode holds, from the architecture alone.
+
+    Autograd keeps the factors of dropout; a block that recomputes, a byte for each.
+    """
     spec = variant(name)
     assert isinstance(spec, DenseNetSpec) and spec.stem == "cifar" and spec.bottleneck
     growth, flow, sizes = spec.growth_rate, spec.block_channels(), spec.feature_sizes()
-    naive = efficient = 0  # channels times pixels, of one image
+    naive = efficient = masks = 0  # channels times pixels, of one image
     statistics = 0  # channels of all BatchNorms
     for block, ((channels, grown), (height, width)) in enumerate(zip(flow, sizes, strict=True)):
         pixels = height * width
@@ -33,16 +37,25 @@ def by_hand(name: str, batch: int) -> dict[Mode, int]:
             efficient += 4 * growth * pixels  # the bottleneck
             # The concatenation, itself after BN and ReLU, the bottleneck, itself after those.
             naive += 2 * (read + 4 * growth) * pixels
+            if dropout:
+                naive += (4 * growth + growth) * pixels
+                masks += (4 * growth + growth) * pixels
             statistics += read + 4 * growth
         naive += 2 * grown * pixels  # the whole concatenation, and after BN and ReLU
         statistics += grown
-        if block + 1 < len(flow):
+        if block + 1 < len(flow) and dropout:
+            # A transition does not pool first: its convolution reads the whole, and dropout and
+            # pooling read its output.
+            kept = 2 * flow[block + 1][0] * pixels
+            naive += kept
+            efficient += grown * pixels + kept
+        elif block + 1 < len(flow):
             naive += grown * pixels // 4  # the transition's convolution reads it pooled
     pooled, scores = flow[-1][1], spec.classes
     rest = FLOAT * (2 * statistics + batch * (pooled + scores) + 1)  # 1: the loss's total weight
     return {
         "naive": FLOAT * batch * naive + rest,
-        "memory-efficient": FLOAT * batch * efficient + rest,
+        "memory-efficient": batch * (FLOAT * efficient + masks) + rest,
     }
 
 
@@ -52,6 +65,15 @@ def by_hand(name: str, batch: int) -> dict[Mode, int]:
 )
 def test_every_byte_by_hand(name: str, batch: int, mode: Mode) -> None:
     assert held(name, mode, batch) == by_hand(name, batch)[mode]
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_every_byte_under_dropout_by_hand(mode: Mode) -> None:
+    step = TrainingStep(StepTask("densenet-bc-22-4", mode, 2))
+    efficient = mode == "memory-efficient"
+    network = create_model("densenet-bc-22-4", dropout=0.2, memory_efficient=efficient)
+    step.model = network.to(memory_format=torch.channels_last)
+    assert held_bytes(step) == by_hand("densenet-bc-22-4", 2, dropout=True)[mode]
 
 
 @pytest.mark.parametrize("mode", MODES)

@@ -16,7 +16,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from densenet_deploy.errors import RecipeError
-from densenet_deploy.model import DenseNet, create_model
+from densenet_deploy.model import DenseNet, Dropout, create_model
 from densenet_deploy.spec import VARIANTS, DenseNetSpec, variant
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -173,18 +173,76 @@ def test_only_the_classifier_has_a_bias(name: str) -> None:
     assert biased == ["classifier"]
 
 
-def test_convolutions_begin_as_he_normal_over_fan_out() -> None:
-    model = create_model("densenet-bc-40-36", seed=0)
+@pytest.mark.parametrize("initialisation", ["fan-out", "fan-in"])
+def test_convolutions_begin_as_he_normal(initialisation: Any) -> None:
+    model = create_model("densenet-bc-40-36", seed=0, initialisation=initialisation)
     tested = 0
     for name, module in model.named_modules():
         if isinstance(module, nn.Conv2d):
             height, width = module.kernel_size
-            std = sqrt(2 / (module.out_channels * height * width))
+            out = initialisation == "fan-out"
+            channels = module.out_channels if out else module.in_channels
+            std = sqrt(2 / (channels * height * width))
             weights = module.weight.detach().flatten().double().numpy()
             # 39 convolutions and a fixed seed: 1e-4 is far from any of them by chance
             assert stats.kstest(weights, "norm", args=(0, std)).pvalue > 1e-4, name
             tested += 1
     assert tested == 39
+
+
+@pytest.fixture
+def dropped(monkeypatch: pytest.MonkeyPatch) -> list[tuple[tuple[int, ...], float]]:
+    """Shapes that dropout is applied to, in order, and its rates."""
+    found: list[tuple[tuple[int, ...], float]] = []
+
+    def dropout(features: torch.Tensor, p: float, training: bool = True, **_: Any) -> torch.Tensor:
+        assert training
+        found.append((tuple(features.shape[1:]), p))
+        return features
+
+    monkeypatch.setattr(nn.functional, "dropout", dropout)
+    return found
+
+
+Dropped = list[tuple[tuple[int, ...], float]]
+
+
+def test_dropout_follows_every_convolution_but_the_first(dropped: Dropped) -> None:
+    """Section 4.2 of the paper; those of transitions and bottlenecks too."""
+    model = create_model("densenet-bc-10-4", (3, 16, 16), dropout=0.2)
+    model(torch.zeros(2, 3, 16, 16))
+    shapes = [(16, 16, 16), (4, 16, 16), (6, 16, 16)]  # bottleneck, 3x3, transition before its pool
+    shapes += [(16, 8, 8), (4, 8, 8), (5, 8, 8), (16, 4, 4), (4, 4, 4)]
+    assert dropped == [(shape, 0.2) for shape in shapes]
+
+
+def test_without_bottlenecks_each_layer_has_one_dropout(dropped: Dropped) -> None:
+    create_model("densenet-10-4", (3, 16, 16), dropout=0.3)(torch.zeros(2, 3, 16, 16))
+    channels = [(4, 16)] * 2 + [(24, 16)] + [(4, 8)] * 2 + [(32, 8)] + [(4, 4)] * 2
+    assert [(shape[0], shape[1]) for shape, _ in dropped] == channels
+
+
+def test_dropout_of_dense_layers_alone_is_torchvisions(dropped: Dropped) -> None:
+    theirs = torchvision.models.DenseNet(4, (2, 1), 8, drop_rate=0.2, num_classes=3)
+    theirs(torch.zeros(2, 3, 32, 32))
+    expected = list(dropped)
+    assert expected == [((4, 8, 8), 0.2)] * 2 + [((4, 4, 4), 0.2)]
+    dropped.clear()
+    spec = DenseNetSpec(4, (2, 1), 8, "imagenet", True, 0.5, (3, 32, 32), 3)
+    DenseNet(spec, Dropout(0.2))(torch.zeros(2, 3, 32, 32))
+    assert dropped == expected
+    dropped.clear()
+    options: Any = {"dropout": 0.2, "dropout_place": "dense-layer"}
+    create_model("densenet-bc-10-4", (3, 16, 16), **options)(torch.zeros(2, 3, 16, 16))
+    assert dropped == [((4, size, size), 0.2) for size in (16, 8, 4)]
+
+
+@pytest.mark.parametrize("efficient", [False, True])
+def test_nothing_is_dropped_in_evaluation(dropped: Dropped, efficient: bool) -> None:
+    model = create_model("densenet-bc-10-4", (3, 16, 16), dropout=0.2, memory_efficient=efficient)
+    images = torch.randn(2, 3, 16, 16)
+    model.eval()
+    assert torch.equal(model(images), model(images)) and dropped == []
 
 
 def test_norms_and_classifier_begin_neutral() -> None:

@@ -307,6 +307,24 @@ def test_one_recipe_as_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     assert record["learning_rate"] == 0.1
 
 
+def test_what_a_recipe_says_of_its_network_reaches_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from densenet_deploy import pipeline
+
+    directory = stand_ins.cifar(tmp_path, "CIFAR10", monkeypatch, images=64)
+    recipe = small(published_recipes()["paper/densenet-40-12/c10"].recipe, directory)
+    own = {"dropout_place": "dense-layer", "initialisation": "fan-in", "seed": 5}
+    recipe = replace(recipe, train=replace(recipe.train, **own))  # type: ignore[arg-type]
+    made: list[Any] = []
+    monkeypatch.setattr(pipeline, "create_model", lambda *given, **more: made.append((given, more)))
+    monkeypatch.setattr(pipeline, "train", lambda *_: [])
+    pipeline.train_model(recipe, tmp_path / "out")
+    (((_, _, classes, seed), named),) = made
+    assert (classes, seed) == (10, 5)
+    assert named == {"dropout": 0.2, "dropout_place": "dense-layer", "initialisation": "fan-in"}
+
+
 # --- the data sets
 
 

@@ -329,6 +329,18 @@ def test_state_of_another_configuration_is_refused_and_kept(
     assert contents(tmp_path) == before
 
 
+@pytest.mark.parametrize("seed", [0, 1])
+def test_a_key_that_was_added_since_had_its_default(tmp_path: Path, seed: int) -> None:
+    with pytest.raises(Killed):
+        run(tmp_path, track=killed_after(8))
+    state = torch.load(tmp_path / "state.pt", weights_only=True)
+    del state["config"]["seed"]
+    torch.save(state, tmp_path / "state.pt")
+    refused = pytest.raises(CheckpointError, match="a run with another seed")
+    with refused if seed else contextlib.nullcontext():
+        run(tmp_path, replace(CONFIG, seed=seed))
+
+
 @pytest.mark.parametrize("change", ["count", "labels"])
 def test_state_of_other_images_is_refused_and_kept(tmp_path: Path, change: str) -> None:
     with pytest.raises(Killed):

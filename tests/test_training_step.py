@@ -7,7 +7,8 @@ import torch
 
 from densenet_deploy.errors import RecipeError
 from densenet_deploy.model import DenseNet
-from densenet_deploy.training_step import TrainingStep, time_steps, torchvision_model
+from densenet_deploy.torchvision_models import torchvision_model
+from densenet_deploy.training_step import TrainingStep, time_steps
 from densenet_deploy.training_suite import Mode, StepTask
 
 pytestmark = pytest.mark.usefixtures("one_thread")

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+import tomllib
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
 
+from densenet_deploy import schema
 from densenet_deploy.choose import choose_recipe
 from densenet_deploy.cli import show
 from densenet_deploy.cli.options import (
@@ -21,8 +23,9 @@ from densenet_deploy.cli.options import (
     tracker,
     whole,
 )
-from densenet_deploy.errors import DeployError
+from densenet_deploy.errors import DeployError, RecipeError
 from densenet_deploy.recipe import Recipe
+from densenet_deploy.train_config import TrainConfig
 
 
 def train(
@@ -34,9 +37,14 @@ def train(
         int | None,
         typer.Option("--epochs", help="Instead of the recipe's; its schedule keeps its shape."),
     ] = None,
-    validation: Annotated[
-        int, typer.Option("--validation", help="Hold out so many training images to choose by.")
-    ] = 0,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="KEY=VALUE",
+            help="Instead of the recipe's in [train], such as precision=fp32; repeatable.",
+        ),
+    ] = None,
     data_dir: DataDirectory = "",
     processes: Annotated[
         int,
@@ -55,7 +63,7 @@ def train(
     quiet: Quiet = False,
 ) -> None:
     """Train a recipe's model; run the same command again to resume after an interruption."""
-    chosen = _chosen(recipe, epochs, validation, data_dir)
+    chosen = _chosen(recipe, epochs, settings or [], data_dir)
     directory = out or default_out(f"{chosen.name.replace('/', '-')}-train")
     if processes == 1:
         _train(chosen, directory, device, json, quiet)
@@ -65,24 +73,46 @@ def train(
     same: dict[str, Any] = {
         "--out": directory,
         "--epochs": epochs,
-        "--validation": validation,
         "--data-dir": data_dir,
         "--device": device,
     }
     options = [str(part) for pair in same.items() if pair[1] for part in pair]
+    options += [part for setting in settings or [] for part in ("--set", setting)]
     flags = ["--json"] * json + ["--quiet"] * quiet
     if code := launch(["train", recipe, *options, *flags], processes, directory):
         raise typer.Exit(code)
 
 
-def _chosen(recipe: str, epochs: int | None, validation: int, data_dir: str) -> Recipe:
+def _chosen(recipe: str, epochs: int | None, settings: list[str], data_dir: str) -> Recipe:
     chosen = choose_recipe(recipe)
-    changes: dict[str, Any] = {"validation_images": validation} if validation else {}
+    training = _changed(chosen.train, settings)
     if epochs is not None:
-        share = epochs / chosen.train.epochs
-        changes |= {"epochs": epochs, "warmup_epochs": chosen.train.warmup_epochs * share}
-    training = checked(lambda: replace(chosen.train, **changes))
+        warmup = training.warmup_epochs * epochs / training.epochs
+        training = checked(lambda: replace(training, epochs=epochs, warmup_epochs=warmup))
     return replace(chosen, data=whole(chosen.data, True, data_dir), train=training)
+
+
+def _changed(config: TrainConfig, settings: list[str]) -> TrainConfig:
+    """`--set` in place of a recipe's values, checked as those are."""
+    table = asdict(config)
+    for setting in settings:
+        key, separator, text = setting.partition("=")
+        if not separator:
+            raise RecipeError(f"--set {setting}", expected="KEY=VALUE")
+        table[key.strip()] = _value(text)
+    problems: list[str] = []
+    changed = schema.read(TrainConfig, table, "train", problems)
+    if changed is None:
+        raise RecipeError.collect("--set", problems)
+    return changed
+
+
+def _value(text: str) -> Any:
+    """As in a TOML file, where a word would have quotes."""
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except ValueError:
+        return text.strip()
 
 
 def _train(recipe: Recipe, out: Path, device: str, json: bool, quiet: bool) -> None:

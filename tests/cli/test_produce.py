@@ -139,7 +139,7 @@ def test_train_and_train_again(command: Command, tmp_path: Path, small_fashion_m
     again = command("train", *options, "--epochs", 1)  # finished: nothing is left to do
     assert (again.code, again.out) == (0, done.out)
     assert (out / "model.safetensors").read_bytes() == before
-    held_out = (*options[:-3], "--out", tmp_path / "other", "-q", "--validation", 20)
+    held_out = (*options[:-3], "--out", tmp_path / "other", "-q", "--set", "validation_images=20")
     done = command("train", *held_out, "--epochs", 1)
     assert done.code == 0 and "% on 20 images\n" in done.out
 
