@@ -28,7 +28,7 @@ from densenet_deploy.spec import Architecture
 
 _KEY = "densenet_deploy"
 _WRAPPERS = ("state_dict", "model")
-_LISTED = 3  # tensors of each kind that an error names
+_LISTED = 2  # tensors of each kind that an error names
 _PREFIXES = ("module.", "_orig_mod.")  # DataParallel's and torch.compile's
 # torchvision's published files predate its own names: `denselayer1.norm.1.weight`.
 _LEGACY_NAME = re.compile(r"(denselayer\d+\.(?:norm|conv))\.([12]\.)")
@@ -87,7 +87,7 @@ class LoadReport:
         ]
         kinds = {"missing": self.missing, "unexpected": self.unexpected, "misshapen": misshapen}
         return "; ".join(
-            f"{len(found)} {kind}: {', '.join(found[:_LISTED])}" + ", ..." * (len(found) > _LISTED)
+            f"{len(found)} {kind}: {', '.join(found[:_LISTED])}{' and others' * (len(found) > _LISTED)}"
             for kind, found in kinds.items()
             if found
         )

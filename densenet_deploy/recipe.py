@@ -213,7 +213,7 @@ class Recipe:
     name: str
     description: str = ""
     precisions: tuple[Precision, ...] = PRECISIONS
-    model: ModelConfig = ModelConfig()
+    model: ModelConfig = ModelConfig(weights="fashion-mnist")  # the shipped one
     data: DataConfig = DataConfig()
     train: TrainConfig = field(default_factory=TrainConfig)
     export: ExportConfig = ExportConfig()

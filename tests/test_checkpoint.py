@@ -247,7 +247,7 @@ def test_tensor_that_does_not_fit_is_named(
 def test_weights_of_another_network_name_some_of_many_problems(tmp_path: Path) -> None:
     path = tmp_path / "model.safetensors"
     checkpoint.save(path, trained(), INFO)
-    with pytest.raises(CheckpointError, match=r"\d\d+ missing: (\S+, ){3}\.\.\.; \d+ m") as e:
+    with pytest.raises(CheckpointError, match=r"\d\d+ missing: \S+, \S+ and others; \d+ m") as e:
         checkpoint.load_weights(path, create_model("densenet-bc-40-12"))
     assert len(str(e.value)) < 800
 
@@ -456,6 +456,6 @@ def test_report_counts_what_does_not_fit() -> None:
     )
     assert not report
     assert report.problems() == (
-        "2 missing: b, a; 4 unexpected: c, d, e, ...; 1 misshapen: d ((1,), expected (2, 3))"
+        "2 missing: b, a; 4 unexpected: c, d and others; 1 misshapen: d ((1,), expected (2, 3))"
     )
     assert not LoadReport("x", 1, unexpected=("c",)) and LoadReport("x", 1, missing_counters=("n",))

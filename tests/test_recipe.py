@@ -165,6 +165,11 @@ def test_the_trained_model_ships_with_a_recipe() -> None:
     )
 
 
+def test_weights_are_the_shipped_ones_only_where_no_model_is_named() -> None:
+    assert parse_recipe({"name": "x"}, "").model.weights == "fashion-mnist"
+    assert parse_recipe({"name": "x", "model": {"seed": 1}}, "").model.weights == ""
+
+
 def test_unknown_recipe_lists_the_known_ones() -> None:
     with pytest.raises(RecipeError, match=r"no recipe 'fashon'.*one of: .*fashion-mnist"):
         load_recipe("fashon")

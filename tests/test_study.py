@@ -91,7 +91,7 @@ def test_every_network_is_trained_from_every_seed(found: Study, place: Path) -> 
 
 def test_the_record_holds_every_log_and_their_statistics(found: Study) -> None:
     told = json.loads(json.dumps(found.to_dict()))
-    assert bool(found) and told["schema_version"] == 1 and told["environment"]["cores"]
+    assert bool(found) and told["schema_version"] == 2 and told["environment"]["cores"]
     for record in told["recipes"]:
         spec = variant(record["model"], (1, 28, 28), 10)
         assert (record["parameters"], record["macs"]) == (spec.parameters, spec.macs)
