@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -82,14 +82,13 @@ class LoadReport:
 
     def problems(self) -> str:
         """How many tensors do not fit in each way, and the first of each by name."""
-        misshapen = [
-            f"{name} ({shape}, expected {expected})" for name, shape, expected in self.misshapen
-        ]
-        kinds = {"missing": self.missing, "unexpected": self.unexpected, "misshapen": misshapen}
+        kinds = {
+            "missing": self.missing,
+            "unexpected": self.unexpected,
+            "misshapen": [f"{name} ({has}, expected {own})" for name, has, own in self.misshapen],
+        }
         return "; ".join(
-            f"{len(found)} {kind}: {', '.join(found[:_LISTED])}{' and others' * (len(found) > _LISTED)}"
-            for kind, found in kinds.items()
-            if found
+            f"{len(names)} {kind}: {_some(names)}" for kind, names in kinds.items() if names
         )
 
     def summary(self) -> str:
@@ -111,6 +110,10 @@ class LoadReport:
             "missing_counters": len(self.missing_counters),
         }
         return asdict(self) | counted
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:_LISTED]) + " and others" * (len(names) > _LISTED)
 
 
 @dataclass

@@ -179,7 +179,7 @@ CHECKPOINTS: dict[str, tuple[Case, str]] = {
             *("export", "--model", "densenet-bc-16-4", "--out", p / "out"),
             *("--weights", p / "bundle/model.safetensors"),
         ],
-        r"architecture: 30 missing: \S+, \S+ and others; 26 misshapen: .* and others\. Check --model",
+        r"architecture: 30 missing: \S+, \S+ and others; 26 misshapen: .* others\. Check --model",
     ),
     "no word of its architecture": (
         lambda p: [
