@@ -158,11 +158,12 @@ def test_shipped_recipe_loads_with_the_values_in_its_file(path: Path) -> None:
         assert ours[key] == value, key
 
 
-def test_the_trained_model_ships_with_a_recipe() -> None:
-    assert "fashion-mnist" in {path.stem for path in SHIPPED}
-    assert load_recipe("fashion-mnist").model == ModelConfig(
-        "densenet-bc-40-12", (1, 28, 28), 10, "fashion-mnist"
-    )
+@pytest.mark.parametrize(
+    ("name", "variant"),
+    [("fashion-mnist", "densenet-bc-40-12"), ("fashion-mnist-100", "densenet-bc-100-12")],
+)
+def test_trained_models_ship_with_a_recipe(name: str, variant: str) -> None:
+    assert load_recipe(name).model == ModelConfig(variant, (1, 28, 28), 10, name)
 
 
 def test_weights_are_the_shipped_ones_only_where_no_model_is_named() -> None:

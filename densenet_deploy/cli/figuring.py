@@ -110,14 +110,14 @@ def training(
         list[Path] | None,
         typer.Argument(
             metavar="[LOG]...",
-            help="metrics.jsonl files or their directories (default: of the shipped model).",
+            help="metrics.jsonl files or their directories (default: of the shipped models).",
         ),
     ] = None,
     out: Out = OUT,
     json: Json = False,
 ) -> None:
     """Loss, accuracy and learning rate of one or more trainings, by epoch."""
-    picture, paths = curves.training(tuple(logs or (curves.SHIPPED,)))
+    picture, paths = curves.training(tuple(logs or curves.SHIPPED))
     _finish(picture, out, json, paths)
 
 

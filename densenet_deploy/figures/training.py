@@ -14,7 +14,9 @@ from densenet_deploy.errors import DataError
 from densenet_deploy.figures.drawing import COLOURS, grid
 from densenet_deploy.figures.picture import Picture
 
-SHIPPED = ASSETS / "fashion-mnist.training.jsonl"
+SHIPPED = tuple(
+    ASSETS / f"{name}.training.jsonl" for name in ("fashion-mnist", "fashion-mnist-100")
+)
 _STYLES = ("-", "--", ":", "-.")
 _MARKED = 40  # epochs up to which each gets a marker
 _READING = (
@@ -94,7 +96,7 @@ def _number(record: Mapping[str, Any], name: str, where: str) -> float | None:
     return number if math.isfinite(number) else None  # a diverged loss is a gap in its curve
 
 
-def training(paths: Sequence[Path] = (SHIPPED,)) -> tuple[Picture, tuple[Path, ...]]:
+def training(paths: Sequence[Path] = SHIPPED) -> tuple[Picture, tuple[Path, ...]]:
     """The curves of one or more logs, and the files that were read.
 
     Args:

@@ -35,6 +35,12 @@ def test_without_an_argument_it_is_the_shipped_model_on_the_sample(command: Comm
     assert lines[1].startswith("top-1 9") and "sample, 1000 test images" in lines[1]
 
 
+def test_the_larger_shipped_model(command: Command) -> None:
+    done = command("evaluate", "fashion-mnist-100", "--json", "-q")
+    assert done.code == 0, done.err
+    assert json.loads(done.out)["top1"] > 95
+
+
 def test_a_file_of_another_tool(command: Command, tmp_path: Path) -> None:
     state = {f"module.{name}": tensor for name, tensor in load_file(SHIPPED).items()}
     torch.save({"epoch": 3, "state_dict": state}, tmp_path / "other.pth.tar")

@@ -34,17 +34,19 @@ def log(path: Path, *records: Any) -> Path:
     return path
 
 
-def test_the_shipped_log_is_the_default(drawn: Drawn) -> None:
+def test_the_shipped_logs_are_the_default(drawn: Drawn) -> None:
     picture, files = training()
-    assert files == (SHIPPED,)
-    epochs = drawn(picture)["runs"]["fashion-mnist"]
-    assert len(epochs) == 25
+    assert files == SHIPPED
+    runs = drawn(picture)["runs"]
+    epochs = runs["fashion-mnist"]
+    assert (len(epochs), len(runs["fashion-mnist-100"])) == (25, 30)
     assert epochs[0] == {
         **{"epoch": 1, "loss": 0.82849, "train_top1": 70.881},
         **{"evaluation_top1": 79.44, "learning_rate": 0.099893},
     }
     assert epochs[-1]["evaluation_top1"] == 94.77
-    assert picture.lines == [("fashion-mnist", "25", "0.1016", "96.47", "94.77")]
+    assert picture.lines[0] == ("fashion-mnist", "25", "0.1016", "96.47", "94.77")
+    assert picture.lines[1][0::4] == ("fashion-mnist-100", "95.05")
 
 
 def test_several_logs_lie_over_each_other(tmp_path_factory: Any, drawn: Drawn) -> None:
